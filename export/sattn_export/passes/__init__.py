@@ -1,0 +1,1 @@
+"""Rewrites that turn any exported graph into the one graph a model file holds."""

@@ -1,0 +1,68 @@
+"""From logits to a decision: softmax score, and a mean over the last windows where asked for."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from sattn_edge.errors import UsageError
+
+NON_FINITE = "non-finite input"
+
+
+@dataclass(slots=True)
+class Decision:
+    """What was decided on one window. Samples count from the start of the stream, `last_sample` inclusive.
+
+    `label` (and `index`, its place in the contract) is None where the window could not be judged; `reason` then
+    says why. `score` is the softmax score of the label, `logits` the network's own. `latency_ns` holds the
+    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`.
+    """
+
+    window: int
+    first_sample: int
+    last_sample: int
+    index: int | None
+    label: str | None
+    score: float | None
+    logits: list[float] | None
+    latency_ns: tuple[int, ...]
+    reason: str | None = None
+
+
+def softmax(logits: list[float]) -> list[float]:
+    """Scores that add up to 1. Python floats: for some ten classes faster than any array call."""
+    top = max(logits)
+    powers = [math.exp(v - top) for v in logits]
+    total = sum(powers)
+    return [p / total for p in powers]
+
+
+class Smoother:
+    """The mean score over the last `count` windows; 1 leaves every window to itself."""
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise UsageError("smoothing", f"got {count} windows", "1 or more")
+        self.count = count
+        self._last: deque[list[float]] = deque(maxlen=count)
+
+    def decide(self, logits: list[float]) -> tuple[int, float]:
+        """(class, score) after this window."""
+        if self.count == 1:
+            # The class from the logits themselves: two scores can round to the same number.
+            index = logits.index(max(logits))
+            return index, softmax(logits)[index]
+        self._last.append(softmax(logits))
+        mean = [sum(column) / len(self._last) for column in zip(*self._last, strict=True)]
+        index = mean.index(max(mean))
+        return index, mean[index]
+
+    def reset(self) -> None:
+        """Forgets the windows before a gap."""
+        self._last.clear()
+
+    def delay_samples(self, hop: int) -> float:
+        """How far the mean lies behind the newest window."""
+        return (self.count - 1) / 2 * hop

@@ -1,0 +1,123 @@
+"""A run as text for a person and as plain data for a program."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sattn_edge.text import count, fields, microseconds, table
+from sattn_runtime.latency import QUANTILES
+from sattn_runtime.run import RunResult
+
+_COLUMNS = (*QUANTILES, "max")
+
+
+def as_data(result: RunResult) -> dict[str, Any]:
+    """Plain dicts, lists and numbers."""
+    return {
+        "model": result.options.model,
+        "source": result.options.source,
+        "engine": asdict(result.engine.info),
+        "window_samples": result.contract.window,
+        "hop_samples": result.hop,
+        "rate_hz": result.contract.rate_hz,
+        "paced": result.paced,
+        "streams": result.streams,
+        "windows": result.windows,
+        "unjudged": result.unjudged,
+        "gaps": result.gaps,
+        "samples": result.samples,
+        "algorithmic_delay_samples": result.delay_samples,
+        "algorithmic_delay_s": result.delay_samples / result.contract.rate_hz,
+        "cold": {"load_ms": round(result.load_ms, 3), "first_infer_ms": round(result.first_infer_ms, 3)},
+        "latency": {"basis": _basis(result), **result.latency.summary()},
+        "score": result.score.summary(),
+        "elapsed_s": round(result.elapsed_s, 3),
+        "stopped": result.stopped,
+        "peak_rss_mb": round(result.peak_rss_mb, 1),
+        "journal": result.options.journal,
+    }
+
+
+def _basis(result: RunResult) -> str:
+    return "due to done" if result.paced else "service time only"
+
+
+def as_text(result: RunResult) -> list[str]:
+    """The report a person reads."""
+    contract, info, samples = result.contract, result.engine.info, result.samples
+    delay_s = result.delay_samples / contract.rate_hz
+    lines = fields(
+        [
+            ("model", result.options.model),
+            ("engine", f"{info.backend} {info.version}, {info.precision}, {count(info.threads, 'thread')}"),
+            ("source", f"{result.options.source}, {count(result.streams, 'stream')}"),
+            ("windows", _windows(result)),
+            ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
+            ("gaps", result.gaps or None),
+            ("unjudged", f"{count(result.unjudged, 'window')} with NaN or Inf" if result.unjudged else None),
+            (
+                "algorithmic delay",
+                f"{result.delay_samples:g} samples ({delay_s:.2f} s), middle of a window to its end",
+            ),
+            ("cold start", f"load {result.load_ms:.0f} ms, first inference {result.first_infer_ms:.2f} ms"),
+            ("memory", f"{result.peak_rss_mb:.0f} MB resident at most"),
+            ("journal", result.options.journal),
+            ("stopped", "by a signal, drained" if result.stopped else None),
+        ]
+    )
+    return [*lines, "", *_latency_text(result), *_score_text(result)]
+
+
+def _windows(result: RunResult) -> str:
+    contract = result.contract
+    shape = f"{contract.window} x {contract.modal} every {result.hop} samples ({result.hop / contract.rate_hz:g} s)"
+    rate = result.windows / result.elapsed_s if result.elapsed_s else 0
+    return f"{result.windows:,} of {shape}; {rate:,.0f} a second"
+
+
+def _sample_parts(samples: dict[str, int]) -> list[str]:
+    kinds = {
+        "in_windows": "in windows",
+        "skipped": "between windows",
+        "dropped": "dropped at gaps",
+        "waiting": "waiting",
+    }
+    return [f"{samples[kind]:,} {words}" for kind, words in kinds.items() if samples[kind] or kind == "in_windows"]
+
+
+def _latency_text(result: RunResult) -> list[str]:
+    latency = result.latency
+    title = "latency, arrival of a window's last sample to decision handed over"
+    if not result.paced:
+        title = "latency, service time only (replay at full speed: nothing arrives, so nothing waits)"
+    rows = [(name, *_cells(h.summary_us())) for name, h in latency.stages.items()]
+    rows.append(("total", *_cells(latency.total.summary_us())))
+    lines = [f"{title}, us", *table(rows, header=("", *_COLUMNS))]
+    if result.paced:
+        stall, jitter = microseconds(latency.longest_stall_ns / 1000), microseconds(latency.jitter_us)
+        deadline = microseconds(latency.deadline_ns / 1000)
+        lines.append(f"  deadline {deadline}: {latency.misses:,} missed; longest stall {stall}; jitter {jitter}")
+    return lines
+
+
+def _cells(summary: dict[str, float]) -> list[str]:
+    return [f"{summary[name]:,.0f}" if summary[name] >= 10 else f"{summary[name]:.1f}" for name in _COLUMNS]
+
+
+def _score_text(result: RunResult) -> list[str]:
+    score = result.score.summary()
+    if score is None:
+        return []
+    labels, matrix = score["labels"], score["confusion"]
+    rows = [
+        (label, *row, f"{row[i] / sum(row):.1%}" if sum(row) else "-")
+        for i, (label, row) in enumerate(zip(labels, matrix, strict=True))
+    ]
+    scored, unscored = count(score["windows"], "labelled window"), f"{score['unscored']:,}"
+    return [
+        "",
+        f"accuracy {score['accuracy']:.1%}, macro F1 {score['macro_f1']:.3f} on {scored} "
+        f"({unscored} without one label throughout)",
+        *table(rows, header=("truth \\ given", *labels, "found")),
+    ]

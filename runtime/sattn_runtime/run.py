@@ -1,0 +1,252 @@
+"""The real-time loop: source -> stream -> journal, with every window's latency counted."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from time import monotonic_ns
+from typing import Any
+
+from sattn_edge.contract import Contract
+from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions, open_engine
+from sattn_edge.errors import BudgetError, RecordingError, UsageError
+from sattn_edge.model_file import load_model_file
+from sattn_runtime.decision import Decision
+from sattn_runtime.journal import Journal
+from sattn_runtime.latency import Latency
+from sattn_runtime.score import Score
+from sattn_runtime.sources import open_source
+from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
+from sattn_runtime.stop import Stop
+from sattn_runtime.stream import Stream
+
+_SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
+# How long a read may wait: what a signal has to wait for at most.
+_POLL_S = 0.1
+_WARM_UP = 8
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's."""
+
+    model: str
+    source: str
+    hop: int | None = None
+    speed: float | None = None
+    smooth: int = 1
+    journal: str | None = None
+    backend: str = DEFAULT_BACKEND
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
+    deadline_ms: float | None = None
+    max_p99_ms: float | None = None
+
+
+@dataclass
+class RunResult:
+    """What happened. `sattn_runtime.report` prints it."""
+
+    options: RunOptions
+    engine: Engine
+    hop: int
+    paced: bool
+    load_ms: float
+    first_infer_ms: float
+    latency: Latency
+    score: Score
+    streams: int = 0
+    windows: int = 0
+    unjudged: int = 0
+    gaps: int = 0
+    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
+    delay_samples: float = 0.0
+    stopped: bool = False
+    elapsed_s: float = 0.0
+    peak_rss_mb: float = 0.0
+
+    @property
+    def contract(self) -> Contract:
+        """The model file's contract."""
+        return self.engine.contract
+
+
+Listener = Callable[[str, Decision, str | None], None]
+
+
+def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen: Listener | None = None) -> RunResult:
+    """Runs a source to its end, or until told to stop.
+
+    Args:
+        options: what to run.
+        tell: takes what a person must know, a line at a time.
+        stop: asked between reads; what was read by then is still decided and journalled.
+        listen: called with (stream, decision, true label) after each decision.
+
+    Raises:
+        UsageError, ModelFileError, UnavailableError: before anything is written.
+        RecordingError: the source can't be used; what came before it is in the journal.
+
+    """
+    _check(options)
+    started = monotonic_ns()
+    model = load_model_file(options.model)
+    engine = open_engine(model, options.backend, options.engine)
+    loaded = monotonic_ns()
+    engine.infer(model.golden.x[:1])
+    first = monotonic_ns()
+    for _ in range(_WARM_UP):
+        engine.infer(model.golden.x[:1])
+    hop = options.hop or model.contract.hop
+    source = open_source(options.source, model.contract, SourceOptions(options.speed, model.contract.window, hop))
+    deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
+    result = RunResult(
+        options=options,
+        engine=engine,
+        hop=hop,
+        paced=source.paced,
+        load_ms=(loaded - started) / 1e6,
+        first_infer_ms=(first - loaded) / 1e6,
+        latency=Latency(round(deadline_ms * 1e6)),
+        score=Score(model.contract.labels),
+    )
+    head = _journal_head(model.name, engine, hop)
+    del model  # the graph and its bytes are the engine's now
+    loop = _Loop(result, options, head, tell, listen)
+    try:
+        loop.run(source, stop)
+    finally:
+        loop.close()
+        source.close()
+    return result
+
+
+def _check(options: RunOptions) -> None:
+    if options.hop is not None and options.hop < 1:
+        raise UsageError("--hop", f"got {options.hop}", "a number of samples, 1 or more")
+    if options.speed is not None and not options.speed > 0:
+        raise UsageError("--speed", f"got {options.speed}", "max, or a factor above 0 (1.0 is real time)")
+
+
+def _journal_head(model: str, engine: Engine, hop: int) -> dict[str, Any]:
+    info, contract = engine.info, engine.contract
+    return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        "model": model,
+        "graph_digest": info.graph_digest,
+        "backend": info.backend,
+        "precision": info.precision,
+        "window_samples": contract.window,
+        "hop_samples": hop,
+        "rate_hz": contract.rate_hz,
+        "labels": contract.labels,
+    }
+
+
+class _Loop:
+    """The loop's own state: the stream at hand and the journal, opened when the first stream begins."""
+
+    def __init__(
+        self,
+        result: RunResult,
+        options: RunOptions,
+        head: dict[str, Any],
+        tell: Callable[[str], None],
+        listen: Listener | None,
+    ) -> None:
+        self._result, self._options, self._head = result, options, head
+        self._tell, self._listen = tell, listen
+        self._journal: Journal | None = None
+        self._stream: Stream | None = None
+        self._name = ""
+        self._gaps_told = 0
+
+    def run(self, source: Source, stop: Stop) -> None:
+        began = monotonic_ns()
+        while not stop.asked:
+            item = source.read(_POLL_S)
+            if isinstance(item, Chunk):
+                self._take(item)
+            elif isinstance(item, StreamStart):
+                self._begin(item)
+            elif item is Signal.END:
+                break
+        self._result.stopped = stop.asked
+        self._end_stream()
+        self._result.elapsed_s = (monotonic_ns() - began) / 1e9
+        if not self._result.windows and not stop.asked:
+            raise RecordingError(
+                self._options.source,
+                f"{self._result.samples['in']} samples made no window",
+                f"a window has {self._result.contract.window}",
+                "give a longer recording, or export with a shorter window",
+            )
+
+    def _begin(self, start: StreamStart) -> None:
+        self._end_stream()
+        if self._journal is None and self._options.journal is not None:
+            self._journal = Journal(self._options.journal)
+        for note in start.notes:
+            self._tell(f"note: {note}")
+        self._stream = Stream(self._result.engine, self._result.hop, self._options.smooth)
+        self._name, self._gaps_told = start.name, 0
+        self._result.streams += 1
+        self._result.delay_samples = self._stream.delay_samples
+        self._result.score.begin(start.labels)
+        self._result.latency.new_stream()
+        if self._journal is not None:
+            self._journal.start(self._name, self._head)
+
+    def _take(self, chunk: Chunk) -> None:
+        """The hot path."""
+        stream, journal, result = self._stream, self._journal, self._result
+        if stream is None:
+            raise RuntimeError("a source gave samples before it began a stream")
+        for decision in stream.process(chunk):
+            decided = monotonic_ns()
+            if len(stream.gaps) > self._gaps_told:
+                self._tell_gaps(stream)
+            truth = result.score.add(decision)
+            if journal is not None:
+                journal.window(self._name, decision, truth, scored=result.score.scoring)
+            if self._listen is not None:
+                self._listen(self._name, decision, truth)
+            done = monotonic_ns()
+            result.latency.add(decision.latency_ns, done - decided, done)
+
+    def _tell_gaps(self, stream: Stream) -> None:
+        for gap in stream.gaps[self._gaps_told :]:
+            if self._journal is not None:
+                self._journal.gap(self._name, gap)
+        self._gaps_told = len(stream.gaps)
+
+    def _end_stream(self) -> None:
+        """Adds the finished stream's counts to the run's."""
+        stream, result = self._stream, self._result
+        if stream is None:
+            return
+        self._tell_gaps(stream)
+        ring = stream.ring
+        counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
+        for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
+            result.samples[kind] += count
+        result.windows += stream.windows
+        result.unjudged += stream.unjudged
+        result.gaps += len(stream.gaps)
+        self._stream = None
+
+    def close(self) -> None:
+        self._result.peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if self._journal is not None:
+            self._journal.close()
+
+
+def check_budget(result: RunResult) -> None:
+    """Raises BudgetError where the 99th percentile is over what the user allowed."""
+    most = result.options.max_p99_ms
+    if most is None:
+        return
+    p99_ms = result.latency.total.quantile_ns(0.99) / 1e6
+    if p99_ms > most:
+        raise BudgetError("latency", f"p99 is {p99_ms:.3f} ms", f"--max-p99-ms {most:g}")

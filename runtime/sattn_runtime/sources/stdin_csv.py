@@ -1,0 +1,127 @@
+"""CSV rows on stdin: a header line of channel names, then a line a sample, as long as the pipe is open.
+
+A thread of its own reads the pipe, so that rows get their arrival time when they arrive and not when the loop
+has time for them.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from time import monotonic_ns
+
+import numpy as np
+
+from sattn_edge.contract import Contract
+from sattn_edge.errors import RecordingError
+from sattn_edge.recording_base import check_rate, listed, rate_of
+from sattn_edge.recording_csv import CsvRows, is_data
+from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
+
+_SUBJECT = "stdin"
+_READ_BYTES = 1 << 16
+# A bound on what lies read and unprocessed; a full queue leaves the rest in the pipe, where nothing is lost.
+_MOST_CHUNKS = 256
+_RATE_AFTER = 50  # rows before the rate is judged
+
+
+class StdinSource:
+    """One stream of CSV rows from a file descriptor."""
+
+    def __init__(self, descriptor: int, contract: Contract) -> None:
+        self._contract = contract
+        self._descriptor = descriptor
+        self._queue: queue.Queue[Item | RecordingError] = queue.Queue(_MOST_CHUNKS)
+        self._rows: CsvRows | None = None
+        self._line = 0
+        self._rest = b""
+        self._early: list[float] | None = []
+        self._closed = False
+        threading.Thread(target=self._read_all, name="sattn-stdin", daemon=True).start()
+
+    @property
+    def paced(self) -> bool:
+        """Rows come when they come."""
+        return True
+
+    def read(self, timeout_s: float) -> Item:
+        """The next item, or NOTHING. Raises RecordingError for the line it happened on, after all before it."""
+        try:
+            item = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return Signal.NOTHING
+        if isinstance(item, RecordingError):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stops taking rows. The thread ends with the process: nothing can wake a read of a silent pipe."""
+        self._closed = True
+
+    def _read_all(self) -> None:
+        try:
+            while not self._closed:
+                data = os.read(self._descriptor, _READ_BYTES)
+                arrival_ns = monotonic_ns()
+                lines = (self._rest + data).split(b"\n")
+                self._rest = lines.pop() if data else b""
+                self._take(lines, arrival_ns)
+                if not data:
+                    break
+            if self._rows is None:
+                raise RecordingError(_SUBJECT, "ended before a header line", "CSV with a header of channel names")
+        except RecordingError as error:
+            self._queue.put(error)
+        self._queue.put(Signal.END)
+
+    def _take(self, lines: list[bytes], arrival_ns: int) -> None:
+        """Queues the rows of these lines; those before a bad one are queued before its error is raised."""
+        values: list[list[float]] = []
+        stamps: list[float] = []
+        try:
+            for line in lines:
+                self._line += 1
+                self._take_line(_text(line, self._line), values, stamps)
+        finally:
+            if values:
+                times = np.asarray(stamps, np.float64) if stamps else None
+                self._queue.put(Chunk(np.asarray(values, np.float32), arrival_ns, 0, times))
+        self._check_rate(stamps)
+
+    def _take_line(self, line: str, values: list[list[float]], stamps: list[float]) -> None:
+        if not is_data(line):
+            return
+        if self._rows is None:
+            self._rows = CsvRows(line, self._contract, _SUBJECT, self._line)
+            ignored = self._rows.ignored
+            notes = (f"{_SUBJECT}: not in the contract and ignored: {listed(ignored)}",) if ignored else ()
+            self._queue.put(StreamStart(_SUBJECT, None, notes))
+            return
+        row = self._rows.parse_row(line, self._line)
+        values.append(row.values)
+        if row.timestamp_s is not None:
+            stamps.append(row.timestamp_s)
+
+    def _check_rate(self, stamps: list[float]) -> None:
+        """Once, on the first rows that are enough to tell."""
+        if self._early is None or not stamps:
+            return
+        self._early += stamps
+        if len(self._early) >= _RATE_AFTER:
+            found = rate_of(np.asarray(self._early[:_RATE_AFTER], np.float64))
+            self._early = None
+            check_rate(found, "timestamp_s", self._contract, _SUBJECT)
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordingError(f"{_SUBJECT}, line {number}", "is not UTF-8 text", "CSV in UTF-8") from error
+
+
+def open_source(rest: str, contract: Contract, options: SourceOptions) -> StdinSource:  # noqa: ARG001 - the contract of sources
+    """Opens stdin; there is nothing to name."""
+    return StdinSource(sys.stdin.fileno(), contract)

@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to drain, the second Ctrl-C ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+from sattn_edge.errors import InterruptedTwiceError
+
+
+class Stop:
+    """Whether somebody asked to stop. As a context manager it listens to SIGINT and SIGTERM."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def ask(self) -> None:
+        """Stop when what was read is decided."""
+        self.asked = True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise InterruptedTwiceError("interrupted twice", "the run was ended while it drained")
+        self.asked = True
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

@@ -1,0 +1,5 @@
+"""`python -m sattn_edge` is `sattn`."""
+
+from sattn_edge.cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""What an engine is, and the table of backends that can make one.
+
+An engine is immutable and knows nothing of streams: it maps a batch of windows to logits. A new backend is one
+module with `open_engine(model, options)` and one line in `BACKENDS`; nothing of it is imported until asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattn_edge.contract import Contract
+from sattn_edge.errors import UnavailableError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from sattn_edge.model_file import ModelFile
+
+BACKENDS = {
+    "onnxruntime": "sattn_edge.engine_onnxruntime:open_engine",
+}
+DEFAULT_BACKEND = "onnxruntime"
+DEFAULT_PRECISION = "fp32"
+
+# Places in the list that `infer_stamped` fills, each a monotonic time in ns at which a stage had ended.
+COPIED_IN, INFERRED, COPIED_OUT = range(3)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is opened: precision of its arithmetic, and threads for one call."""
+
+    precision: str = DEFAULT_PRECISION
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine says of itself in reports and journals."""
+
+    backend: str
+    version: str
+    precision: str
+    device: str
+    threads: int
+    graph_digest: str
+
+
+class Engine(Protocol):
+    """A batch of windows in, logits out. Safe to share between streams of one thread."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs, where, and how."""
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the model file it was made from."""
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`x` float32 `[b, 1, series, modal]` in physical units -> logits float32 `[b, classes]`.
+
+        Raises:
+            UsageError: another dtype or shape.
+
+        """
+
+    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
+        """Like `infer` without the checks; fills `stamps` at COPIED_IN, INFERRED, COPIED_OUT."""
+
+    def close(self) -> None:
+        """Lets go of device memory. The engine can't be used afterwards."""
+
+
+def load_engine(
+    path: str | Path,
+    backend: str = DEFAULT_BACKEND,
+    precision: str = DEFAULT_PRECISION,
+    threads: int = 1,
+) -> Engine:
+    """Opens a model file as an engine.
+
+    Raises:
+        UsageError: an unknown backend, or fewer than one thread.
+        ModelFileError: the file was refused.
+        UnavailableError: the backend is not installed or does not have the precision.
+
+    """
+    check_backend(backend)  # before a file is read
+    from sattn_edge.model_file import load_model_file
+
+    return open_engine(load_model_file(path), backend, EngineOptions(precision, threads))
+
+
+def open_engine(model: ModelFile, backend: str, options: EngineOptions) -> Engine:
+    """Opens a model file that is already in memory; errors as in `load_engine`."""
+    check_backend(backend)
+    if options.threads < 1:
+        raise UsageError("threads", f"got {options.threads}", "1 or more")
+    module, function = BACKENDS[backend].split(":")
+    engine: Engine = getattr(importlib.import_module(module), function)(model, options)
+    return engine
+
+
+def check_backend(backend: str) -> None:
+    """Raises UsageError for a backend this version does not have, UnavailableError for one not installed."""
+    if backend not in BACKENDS:
+        raise UsageError("backend", f"got '{backend}'", did_you_mean(backend, BACKENDS))
+    if importlib.util.find_spec(backend) is None:
+        raise UnavailableError(f"backend '{backend}'", "is not installed", todo=f"install it: pip install {backend}")
+
+
+def check_windows(x: NDArray[np.float32], contract: Contract) -> None:
+    """Raises UsageError unless `x` is float32 `[b, 1, series, modal]` for this contract, b at least 1."""
+    allowed = f"float32 [batch, 1, {contract.window}, {contract.modal}]"
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise UsageError("input 'window'", f"got {found}", f"the contract says {allowed}", "convert it")
+    if x.ndim != 4 or x.shape[1:] != (1, contract.window, contract.modal) or len(x) == 0:
+        raise UsageError("input 'window'", f"got shape {list(x.shape)}", f"the contract says {allowed}")

@@ -1,0 +1,91 @@
+"""The ONNX Runtime engine: the CPU of any machine, and the reference for every other backend."""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from sattn_edge.contract import Contract
+from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, EngineInfo, EngineOptions, check_windows
+from sattn_edge.errors import ModelFileError, UnavailableError
+from sattn_edge.model_file import ModelFile
+
+PROVIDER = "CPUExecutionProvider"
+PRECISIONS = ("fp32",)
+_QUIET = 3  # errors only; the gate has already said what a person needs to know
+
+
+class OnnxRuntimeEngine:
+    """An engine on ONNX Runtime's CPU provider. Windows are read in place, so both copies take no time."""
+
+    def __init__(self, model: ModelFile, options: EngineOptions) -> None:
+        self._name = model.name
+        self._session = session(model.data, model.name, options.threads)
+        self._input = self._session.get_inputs()[0].name
+        self._output = [self._session.get_outputs()[0].name]
+        self.contract: Contract = model.contract
+        self.info = EngineInfo(
+            backend="onnxruntime",
+            version=ort.__version__,
+            precision=options.precision,
+            device=PROVIDER,
+            threads=options.threads,
+            graph_digest=model.graph_digest,
+        )
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`[b, 1, series, modal]` in physical units -> logits `[b, classes]`. Raises UsageError on another shape."""
+        check_windows(x, self.contract)
+        return self._run(x)
+
+    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
+        """Like `infer` without the checks, with the time each stage ended."""
+        stamps[COPIED_IN] = monotonic_ns()
+        logits = self._run(x)
+        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
+        return logits
+
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            logits: NDArray[np.float32] = self._session.run(self._output, {self._input: x})[0]
+        except Exception as error:
+            raise ModelFileError(self._name, f"ONNX Runtime can't run the graph ({error})") from error
+        return logits
+
+    def close(self) -> None:
+        """Frees the session."""
+        del self._session
+
+
+def open_engine(model: ModelFile, options: EngineOptions) -> OnnxRuntimeEngine:
+    """Makes the engine. Raises UnavailableError for a precision this backend does not have here."""
+    if options.precision not in PRECISIONS:
+        raise UnavailableError(
+            f"precision '{options.precision}'",
+            "is not available on onnxruntime",
+            f"known: {', '.join(PRECISIONS)}",
+        )
+    return OnnxRuntimeEngine(model, options)
+
+
+def session(data: bytes, name: str, threads: int = 1) -> Any:
+    """An inference session from bytes that passed the gate: one explicit provider, a fixed number of threads.
+
+    Raises ModelFileError where ONNX Runtime refuses the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    # A pool that spins between windows would burn a core of a battery device for nothing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        made = ort.InferenceSession(data, options, providers=[PROVIDER])
+    except Exception as error:
+        raise ModelFileError(name, f"ONNX Runtime refuses the graph ({error})", todo="export it again") from error
+    made.disable_fallback()
+    return made
