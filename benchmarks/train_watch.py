@@ -1,98 +1,137 @@
-"""Draft."""
+"""@@DOC@@"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from sattn_edge.network import SpatialAttentionNeuralNetwork
 
+ROOT = Path(__file__).resolve().parent.parent
 NO_LABEL = 255
+DEVELOPMENT = frozenset(range(1, 8))  # the subjects cross-validation may see; 8 is the test subject
+TRAIN = frozenset(range(1, 7))  # 7 is left out as well: the demo replays 7 and 8
+HOP = 50  # of the contract, one second
+SCORE_HOP = 100
+# Full scale of a usual wrist sensor, +-16 g and +-2000 degrees a second: beyond it a reading is broken.
+FULL_SCALE = {"g": 16.0, "rad/s": 34.9}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights, apart from the seed."""
+    """Everything that decides the weights, apart from the seed.
+
+    Attributes:
+        window: samples the network sees at once.
+        widths: feature maps of each block.
+        kernel: time steps of each main convolution.
+        stride: time stride of each main convolution.
+        crops: random crops drawn in the whole training.
+        batch: crops a step.
+        rate: the largest learning rate; it warms up over `warm_up` of the steps, then follows a cosine to 0.
+        warm_up: see `rate`.
+        decay: weight decay of AdamW on convolutions and the classifier, not on BatchNorm or biases.
+        smoothing: label smoothing.
+        average: decay of the moving average of the weights a step; the average is what is shipped.
+        rotation_deg: standard deviation of a random turn about each axis of the watch.
+        roll_deg: the same once more about the forearm, around which a strap slides most.
+        tempo: crops are played up to `exp(tempo)` times faster or slower.
+        amplitude: log standard deviation of a factor on the angular rates.
+        noise: sensor noise, 1 is 0.1 g and 0.3 rad/s.
+        mixup: both parameters of the Beta distribution of the share in which two crops are mixed.
+    """
 
     window: int = 200
     widths: tuple[int, ...] = (32, 48, 64, 96)
     kernel: int = 5
     stride: int = 2
-    attention_kernel: int | tuple[int, int] = 3
     crops: int = 15_360
     batch: int = 64
     rate: float = 3e-3
+    warm_up: float = 0.1
     decay: float = 0.05
     smoothing: float = 0.1
-    warm_up: float = 0.1
     average: float = 0.95
-    mixup: float = 0.0
-    mirror: float = 0.0
-    rotation_deg: float = 0.0
-    roll_deg: float = 0.0
-    tempo: float = 0.0
-    amplitude: float = 0.0
-    noise: float = 0.0
-    half: bool = False
+    rotation_deg: float = 10.0
+    roll_deg: float = 10.0
+    tempo: float = 0.2
+    amplitude: float = 0.1
+    noise: float = 0.3
+    mixup: float = 0.3
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Continuous recordings, one after another in `signal [samples, channels]`, physical units."""
+    """Continuous recordings, one after another in `signal [samples, channels]`, in physical units."""
 
     signal: torch.Tensor
     label: npt.NDArray[np.uint8]
     start: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
     subject: npt.NDArray[np.int32]
-    split: npt.NDArray[np.str_]
-    name: npt.NDArray[np.str_]
     channels: tuple[str, ...]
     units: tuple[str, ...]
     classes: tuple[str, ...]
     rate_hz: float
 
-    def where(self, subjects: set[int]) -> list[int]:
+    def of(self, subjects: frozenset[int]) -> list[int]:
         """The indices of these subjects' recordings."""
-        return [i for i, s in enumerate(self.subject) if int(s) in subjects]
+        return [i for i, subject in enumerate(self.subject) if int(subject) in subjects]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The averaged network and the training subjects' per-channel statistics `[channels]`."""
+
+    network: SpatialAttentionNeuralNetwork
+    mean: torch.Tensor
+    std: torch.Tensor
+    seconds: float
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """The most likely class of each window: `x [n, 1, window, channels] -> [n]`."""
+        with torch.inference_mode():
+            parts = [self.network((part - self.mean) / self.std) for part in x.tensor_split(len(x) // 64 + 1)]
+        return torch.cat(parts).argmax(1)
 
 
 def read(path: Path) -> Recordings:
     """Reads a bundle: int16 first differences along time, recording by recording, times a scale per channel."""
     with np.load(path, allow_pickle=False) as bundle:
-        d = {key: bundle[key] for key in bundle.files}
-    raw = d["signal"].copy()
-    for a, n in zip(d["rec_start"], d["rec_len"], strict=True):
-        np.cumsum(raw[a : a + n], axis=0, dtype=np.int16, out=raw[a : a + n])
-    return Recordings(
-        signal=torch.from_numpy(raw.astype(np.float32) * d["scale"]),
-        label=d["label"],
-        start=d["rec_start"],
-        length=d["rec_len"],
-        subject=d["rec_subject"],
-        split=d["rec_split"],
-        name=d["rec_name"],
-        channels=tuple(str(c) for c in d["channels"]),
-        units=tuple(str(u) for u in d["units"]),
-        classes=tuple(str(c) for c in d["class_names"]),
-        rate_hz=float(d["fs"]),
-    )
+        raw = bundle["signal"]
+        start, length = bundle["rec_start"], bundle["rec_len"]
+        for a, n in zip(start, length, strict=True):
+            # int16 wrap-around is intended: it undoes the wrap of the differences
+            np.cumsum(raw[a : a + n], axis=0, dtype=np.int16, out=raw[a : a + n])
+        return Recordings(
+            signal=torch.from_numpy(raw.astype(np.float32) * bundle["scale"]),
+            label=bundle["label"],
+            start=start,
+            length=length,
+            subject=bundle["rec_subject"],
+            channels=tuple(str(c) for c in bundle["channels"]),
+            units=tuple(str(u) for u in bundle["units"]),
+            classes=tuple(str(c) for c in bundle["class_names"]),
+            rate_hz=float(bundle["fs"]),
+        )
 
 
-def windows(data: Recordings, recs: list[int], window: int, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows that lie wholly inside one label: `x [n, 1, window, channels]`, `y [n]`."""
+def windows(data: Recordings, chosen: list[int], window: int, hop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows wholly inside one label: `x [n, 1, window, channels]`, `y [n]`."""
     x, y = [], []
-    for i in recs:
-        for a in range(int(data.start[i]), int(data.start[i] + data.length[i]) - window + 1, hop):
+    for i in chosen:
+        begin, end = int(data.start[i]), int(data.start[i] + data.length[i])
+        for a in range(begin, end - window + 1, hop):
             labels = data.label[a : a + window]
             if labels[0] != NO_LABEL and (labels == labels[0]).all():
                 x.append(data.signal[a : a + window])
@@ -100,82 +139,212 @@ def windows(data: Recordings, recs: list[int], window: int, hop: int) -> tuple[t
     return torch.stack(x)[:, None], torch.tensor(y)
 
 
-def rotations(n: int, degrees: float, roll: float, g: torch.Generator) -> torch.Tensor:
-    v = torch.randn(n, 3, generator=g) * (degrees * np.pi / 180)
-    v[:, 0] += torch.randn(n, generator=g) * (roll * np.pi / 180)
-    k = torch.zeros(n, 3, 3)
-    k[:, 0, 1], k[:, 0, 2], k[:, 1, 2] = -v[:, 2], v[:, 1], -v[:, 0]
-    k = k - k.transpose(1, 2)
-    return torch.linalg.matrix_exp(k)
+def turns(n: int, recipe: Recipe, random: torch.Generator) -> torch.Tensor:
+    """Random small rotations `[n, 3, 3]`: no two wrists carry the watch at quite the same angle."""
+    spread = torch.tensor([recipe.rotation_deg**2 + recipe.roll_deg**2, *[recipe.rotation_deg**2] * 2])
+    x, y, z = (torch.randn(n, 3, generator=random) * torch.deg2rad(spread.sqrt())).unbind(1)
+    zero = torch.zeros(n)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    turned: torch.Tensor = torch.linalg.matrix_exp(torch.stack(rows, 1).view(n, 3, 3))
+    return turned
 
 
-MIRROR = torch.tensor([-1.0, 1, 1, 1, -1, -1])
+def draw(
+    data: Recordings, chosen: list[int], recipe: Recipe, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of random crops, varied as another wrist or another day would: `x [b, 1, window, 6]`, `y [b]`.
 
-
-def crops(data: Recordings, recs: list[int], r: Recipe, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    n = r.batch
-    pick = torch.tensor(recs)[torch.randint(len(recs), (n,), generator=g)].numpy()
-    length = torch.from_numpy(data.length[pick]).float()
-    tempo = torch.exp((torch.rand(n, generator=g) * 2 - 1) * r.tempo)
-    tempo = torch.minimum(tempo, (length - 2) / r.window)
-    span = tempo * (r.window - 1)
-    begin = torch.rand(n, generator=g) * (length - 1 - span)
-    at = begin[:, None] + tempo[:, None] * torch.arange(r.window)
-    low = at.floor()
+    Recordings are drawn evenly, so a slow subject with long recordings counts no more than a quick one.
+    """
+    n = recipe.batch
+    pick = torch.tensor(chosen)[torch.randint(len(chosen), (n,), generator=random)].numpy()
+    start, length = torch.from_numpy(data.start[pick]), torch.from_numpy(data.length[pick])
+    tempo = torch.exp((torch.rand(n, generator=random) * 2 - 1) * recipe.tempo)
+    room = length - 1 - tempo * (recipe.window - 1)
+    begin = torch.rand(n, generator=random) * room
+    at = begin[:, None] + tempo[:, None] * torch.arange(recipe.window)
+    low = torch.minimum(at.floor().long(), length[:, None] - 2)
     part = (at - low)[..., None]
-    row = low.long() + torch.from_numpy(data.start[pick])[:, None]
-    last = torch.from_numpy((data.start + data.length)[pick] - 1)[:, None]
-    x = data.signal[row] * (1 - part) + data.signal[torch.minimum(row + 1, last)] * part
-    x[..., 3:] *= tempo[:, None, None]
-    if r.mirror:
-        flip = torch.rand(n, generator=g) < r.mirror
-        x = torch.where(flip[:, None, None], x * MIRROR, x)
-    if r.rotation_deg or r.roll_deg:
-        m = rotations(n, r.rotation_deg, r.roll_deg, g)
-        x = torch.cat([x[..., :3] @ m, x[..., 3:] @ m], -1)
-    if r.amplitude:
-        x[..., 3:] *= torch.exp(torch.randn(n, 1, 1, generator=g) * r.amplitude)
-    if r.noise:
-        x = x + torch.randn(x.shape, generator=g) * torch.tensor([0.1] * 3 + [0.3] * 3) * r.noise
-    y = torch.from_numpy(data.label[data.start[pick]].astype(np.int64))
-    return x[:, None], y
+    row = low + start[:, None]
+    x = data.signal[row] * (1 - part) + data.signal[row + 1] * part
+    # Played faster, the watch turns faster; gravity, most of the acceleration, stays.
+    quick = tempo * torch.exp(torch.randn(n, generator=random) * recipe.amplitude)
+    turn = turns(n, recipe, random)
+    x = torch.cat([x[..., :3] @ turn, x[..., 3:] @ turn * quick[:, None, None]], -1)
+    x += torch.randn(x.shape, generator=random) * recipe.noise * torch.tensor([0.1] * 3 + [0.3] * 3)
+    return x[:, None], torch.from_numpy(data.label[data.start[pick]].astype(np.int64))
 
 
-def train(data: Recordings, recs: list[int], r: Recipe, seed: int):
+def mix(
+    x: torch.Tensor, target: torch.Tensor, recipe: Recipe, shares: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup (Zhang et al. 2018, arXiv:1710.09412): blends windows and their targets `[b, classes]` in pairs."""
+    share = float(shares.beta(recipe.mixup, recipe.mixup))
+    return share * x + (1 - share) * x.flip(0), share * target + (1 - share) * target.flip(0)
+
+
+def build(data: Recordings, recipe: Recipe) -> SpatialAttentionNeuralNetwork:
+    """An untrained network of the recipe's shape."""
+    shape = (1, 1, recipe.window, len(data.channels))
+    return SpatialAttentionNeuralNetwork(
+        shape, len(data.classes), recipe.widths, kernel=recipe.kernel, stride=recipe.stride
+    )
+
+
+def train(data: Recordings, subjects: frozenset[int], recipe: Recipe, seed: int) -> Trained:
+    """Trains on these subjects' recordings and no others, their statistics included."""
+    began = time.perf_counter()
     torch.manual_seed(seed)
-    g = torch.Generator().manual_seed(seed)
-    rows = torch.cat([data.signal[int(data.start[i]) : int(data.start[i] + data.length[i])] for i in recs])
-    mean, std = rows.mean(0), rows.std(0)
-    net = SpatialAttentionNeuralNetwork(
-        (1, 1, r.window, 6), len(data.classes), r.widths, kernel=r.kernel, stride=r.stride,
-        attention_kernel=r.attention_kernel)
-    steps = r.crops // r.batch
-    decay = [p for p in net.parameters() if p.ndim > 1]
-    rest = [p for p in net.parameters() if p.ndim <= 1]
-    opt = torch.optim.AdamW([{"params": decay, "weight_decay": r.decay}, {"params": rest, "weight_decay": 0}], lr=r.rate)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, r.rate, total_steps=steps, pct_start=r.warm_up)
-    ema = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(r.average), use_buffers=True)
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=r.smoothing)
+    random, shares = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    chosen = data.of(subjects)
+    samples = torch.cat([data.signal[data.start[i] : data.start[i] + data.length[i]] for i in chosen])
+    mean, std = samples.mean(0), samples.std(0)
+    network = build(data, recipe)
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": recipe.decay}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
+    steps = recipe.crops // recipe.batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps, pct_start=recipe.warm_up)
+    keep = recipe.average
+    average = torch.optim.swa_utils.AveragedModel(
+        network, avg_fn=lambda old, new, _: keep * old + (1 - keep) * new, use_buffers=True
+    )
+    loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
     for _ in range(steps):
-        x, y = crops(data, recs, r, g)
-        x = (x - mean) / std
-        t = nn.functional.one_hot(y, len(data.classes)).float()
-        if r.mixup:
-            lam = float(np.random.default_rng(int(torch.randint(2**31, (1,), generator=g))).beta(r.mixup, r.mixup))
-            x = lam * x + (1 - lam) * x.flip(0)
-            t = lam * t + (1 - lam) * t.flip(0)
-        opt.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=r.half):
-            out = net(x)
-        loss = loss_fn(out.float(), t)
-        loss.backward()
-        opt.step()
-        sched.step()
-        ema.update_parameters(net)
-    return ema.module.eval(), mean, std
+        x, y = draw(data, chosen, recipe, random)
+        x, target = mix((x - mean) / std, nn.functional.one_hot(y, len(data.classes)).float(), recipe, shares)
+        optimizer.zero_grad()
+        loss(network(x), target).backward()
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(network)
+    shipped = average.module
+    assert isinstance(shipped, SpatialAttentionNeuralNetwork)
+    return Trained(shipped.eval(), mean, std, time.perf_counter() - began)
 
 
-def logits(net: nn.Module, x: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.cat([net((b - mean) / std) for b in x.split(64)])
+def confusion(trained: Trained, data: Recordings, chosen: list[int], recipe: Recipe, hop: int) -> torch.Tensor:
+    """Counts `[true class, predicted class]` over the recordings' windows."""
+    x, y = windows(data, chosen, recipe.window, hop)
+    k = len(data.classes)
+    return torch.bincount(y * k + trained.predict(x), minlength=k * k).view(k, k)
+
+
+def summary(counts: torch.Tensor, subjects: Sequence[int], hop: int) -> dict[str, object]:
+    """Accuracy and macro F1 of a confusion, with what it was measured on."""
+    hit, n = counts.diagonal(), int(counts.sum())
+    f1 = 2 * hit / (counts.sum(0) + counts.sum(1)).clamp(min=1)
+    return {
+        "accuracy": round(float(hit.sum()) / n, 4),
+        "macro_f1": round(float(f1.mean()), 4),
+        "windows": n,
+        "hop": hop,
+        "subjects": sorted(subjects),
+        "confusion": counts.tolist(),
+    }
+
+
+def cross_validate(data: Recordings, recipe: Recipe, seed: int) -> dict[str, object]:
+    """Leaves out each development subject in turn; the test subject takes no part."""
+    total = torch.zeros(len(data.classes), len(data.classes), dtype=torch.long)
+    by_subject: dict[str, float] = {}
+    for subject in sorted(DEVELOPMENT):
+        trained = train(data, DEVELOPMENT - {subject}, recipe, seed)
+        counts = confusion(trained, data, data.of(frozenset({subject})), recipe, SCORE_HOP)
+        total += counts
+        by_subject[str(subject)] = round(float(counts.diagonal().sum() / counts.sum()), 4)
+        print(f"without subject {subject}: {by_subject[str(subject)]:.3f} on it ({trained.seconds:.0f} s)")
+    return {**summary(total, sorted(DEVELOPMENT), SCORE_HOP), "accuracy_by_subject": by_subject, "seed": seed}
+
+
+def contract(data: Recordings, trained: Trained, recipe: Recipe) -> str:
+    """The contract that belongs to the weights, as TOML."""
+    lines = [
+        f"rate_hz = {data.rate_hz}",
+        f"window = {recipe.window}",
+        f"hop = {HOP}",
+        f"labels = {json.dumps(data.classes)}",
+    ]
+    for i, (name, unit) in enumerate(zip(data.channels, data.units, strict=True)):
+        limit = FULL_SCALE[unit]
+        lines += ["", "[[channel]]", f'name = "{name}"', f'unit = "{unit}"']
+        lines += [f"mean = {float(trained.mean[i]):.6f}", f"std = {float(trained.std[i]):.6f}"]
+        lines += [f"min = {-limit}", f"max = {limit}"]
+    lines += ["", "[network]", f"stride = {recipe.stride}", 'pooling = "mean"']
+    return "\n".join(lines) + "\n"
+
+
+def judge(trained: Trained, data: Recordings, demo: Recordings, recipe: Recipe) -> dict[str, dict[str, object]]:
+    """The finished network on every split; `test` and the demo's subject 8 decide nothing."""
+    splits = {"train": TRAIN, "validation": frozenset({7}), "test": frozenset({8})}
+    results = {
+        name: summary(confusion(trained, data, data.of(who), recipe, SCORE_HOP), sorted(who), SCORE_HOP)
+        for name, who in splits.items()
+    }
+    for i, subject in enumerate(demo.subject):
+        counts = confusion(trained, demo, [i], recipe, HOP)
+        results[f"demo_subject_{subject}"] = summary(counts, [int(subject)], HOP)
+    every = confusion(trained, demo, list(range(len(demo.subject))), recipe, HOP)
+    results["demo"] = summary(every, [int(s) for s in demo.subject], HOP)
+    return results
+
+
+def show(name: str, result: dict[str, object], classes: Sequence[str]) -> None:
+    """Prints one split: the figures, then the confusion with a row per true class."""
+    print(f"\n{name}: accuracy {result['accuracy']}, macro F1 {result['macro_f1']}, {result['windows']} windows")
+    rows = result["confusion"]
+    assert isinstance(rows, list)
+    print("     " + "".join(f"{c:>6}" for c in classes))
+    for label, row in zip(classes, rows, strict=True):
+        print(f"{label:>5}" + "".join(f"{count:6d}" for count in row))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Trains the demo checkpoint.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "watch", help="folder for the three files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=ROOT / "benchmarks" / "data" / "watch_dev.npz")
+    parser.add_argument("--demo", type=Path, default=ROOT / "sattn_edge" / "demo_data" / "watch_tiny.npz")
+    parser.add_argument("--cross-validate", action="store_true", help="leave each subject of 1-7 out first")
+    parser.add_argument("--only-cross-validate", action="store_true", help="the same, and write nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains, judges and writes `watch.safetensors`, `watch.toml` and `watch_report.json`."""
+    args = arguments()
+    torch.set_num_threads(1)
+    recipe = Recipe()
+    data, demo = read(args.data), read(args.demo)
+    report: dict[str, object] = {
+        "recipe": asdict(recipe),
+        "seed": args.seed,
+        "torch": torch.__version__,
+        "threads": 1,
+        "classes": data.classes,
+        "subjects": {"train": sorted(TRAIN), "validation": [7], "test": [8], "demo": [7, 8]},
+    }
+    if args.cross_validate or args.only_cross_validate:
+        folds = cross_validate(data, recipe, args.seed)
+        show("cross-validation", folds, data.classes)
+        report["cross_validation"] = folds
+    if args.only_cross_validate:
+        return
+    trained = train(data, TRAIN, recipe, args.seed)
+    report["parameters"] = sum(p.numel() for p in trained.network.parameters())
+    report["train_seconds"] = round(trained.seconds, 1)
+    results = judge(trained, data, demo, recipe)
+    for name, result in results.items():
+        show(name, result, data.classes)
+    report["results"] = results
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_file(trained.network.state_dict(), args.out / "watch.safetensors")
+    (args.out / "watch.toml").write_text(contract(data, trained, recipe), encoding="utf-8")
+    (args.out / "watch_report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwrote {args.out}, {report['parameters']} parameters, {trained.seconds:.0f} s of training")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec
+from typing import ParamSpec, TextIO
 
 import typer
 
@@ -70,7 +70,7 @@ def handled(main: Callable[P, None]) -> Callable[P, None]:
 
 def fail(error: SattnEdgeError, *, as_json: bool) -> None:
     """Prints an error and ends the command with its exit code."""
-    label = "\x1b[1;31merror\x1b[0m" if _colour(sys.stderr) else "error"
+    label = "\x1b[1;31merror\x1b[0m" if in_colour(sys.stderr) else "error"
     sys.stderr.write(f"{label}: {error}\n")
     _print_json_error(type(error).__name__, str(error), error.exit_code, as_json=as_json)
     raise typer.Exit(error.exit_code) from error
@@ -94,7 +94,9 @@ def print_json(value: object) -> None:
 
 def print_lines(lines: list[str], *, to_stderr: bool = False) -> None:
     """A text report on stdout, or on stderr where stdout is taken."""
-    (sys.stderr if to_stderr else sys.stdout).write("\n".join(lines) + "\n")
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    stream.flush()
 
 
 def tell(message: str) -> None:
@@ -115,5 +117,6 @@ def working(message: str) -> Iterator[None]:
         yield
 
 
-def _colour(stream: Any) -> bool:
+def in_colour(stream: TextIO) -> bool:
+    """Whether to write colours: on a terminal, unless NO_COLOR is set."""
     return bool(stream.isatty()) and "NO_COLOR" not in os.environ

@@ -4,17 +4,26 @@ A runtime trusts its input: mutated files have crashed ONNX Runtime, and a crash
 exception would not. So a file is refused unless it is plainly whole, each rule with a message of its own.
 The numbered rules stand where they are kept:
 
-    B1..B4  this module: bytes       a size, a parse, texts in UTF-8, no unknown fields
-    H1..H6  this module: the header  a graph, IR version, opsets, metadata, doc string, nothing about training
-    F1..F4  gate_functions           model-local functions
-    N1..N5  gate_nodes               a single node against its schema
-    T1..T4  gate_tensors             stored tensors
-    G1..G6  gate_graph               names, wiring, what the network takes and gives
-    S1..S5  gate_shapes              onnx's checker, inferred shapes, bounds on them
+    B1  this module      the file is not empty and not larger than the bound
+    B2  this module      it parses: neither text nor damaged nor cut short
+    B3  this module      every name and text in it is UTF-8
+    B4  this module      it has no fields that ONNX has not (others': they are dropped)
+    H1  this module      there is a graph
+    H2  this module      there is nothing about training, nor device configurations
+    H3  this module      the IR version is one that the runtimes read
+    H4  this module      metadata is bounded, each key stands once
+    H5  this module      the doc string is bounded
+    H6  this module      opsets: ONNX's own within range, our domain at its version, in our files no other
+    F1..F4  gate_functions   model-local functions
+    N1..N6  gate_nodes       a single node against its schema
+    T1..T4  gate_tensors     stored tensors
+    G1..G6  gate_graph       names, wiring, what the network takes and gives
+    S1..S5  gate_shapes      onnx's checker, inferred shapes, bounds on them
 
-The bounds are in gate_limits. Two kinds of file come here: our own model files (`foreign=False`), and files
-that other exporters made and `sattn-export` will convert (`foreign=True`: more opsets and IR versions,
-several inputs and outputs, any functions that obey the same rules, unused opset imports).
+The bounds are in gate_limits, the operators in gate_operators. Two kinds of file come here: our own model
+files (`foreign=False`), and files that other exporters made and `sattn-export` will convert (`foreign=True`:
+more opsets and IR versions, several inputs and outputs, any functions that obey the same rules, unused opset
+imports).
 
 Only onnx and numpy are needed; no runtime is asked.
 """
@@ -29,7 +38,7 @@ from onnx import ModelProto, defs
 
 from sattn_edge.attention import DOMAIN, DOMAIN_VERSION
 from sattn_edge.gate_functions import check_functions
-from sattn_edge.gate_graph import check_graph
+from sattn_edge.gate_graph import check_graph, check_sizes
 from sattn_edge.gate_limits import (
     FOREIGN_IR_VERSIONS,
     FOREIGN_OPSETS,
@@ -70,6 +79,7 @@ def admit(data: bytes, subject: str, *, foreign: bool = False) -> ModelProto:
 
 def _check(model: ModelProto, case: Case) -> None:
     opset = _check_header(model, case)
+    check_sizes(model.graph, case)
     operators = check_functions(model, opset, case)
     check_graph(model.graph, operators, case)
     check_with_onnx(model, case)

@@ -34,8 +34,7 @@ Dims = list[int | None]
 
 
 def check_graph(graph: GraphProto, operators: Operators, case: Case) -> None:
-    """G1 to G6, every node and every initializer."""
-    _check_sizes(graph, case)
+    """G2 to G6, every node and every initializer."""
     for tensor in graph.initializer:
         check_tensor(tensor, f"initializer {show(tensor.name)}", case)
     for value in graph.value_info:
@@ -61,7 +60,8 @@ def check_body(function: FunctionProto, operators: Operators, case: Case) -> Non
             raise case.refuse(f"function {show(function.name)} has an output {show(name)} that nothing makes")
 
 
-def _check_sizes(graph: GraphProto, case: Case) -> None:
+def check_sizes(graph: GraphProto, case: Case) -> None:
+    """G1, before anything goes over the graph node by node."""
     if graph.sparse_initializer:
         raise case.refuse("has sparse initializers", "dense ones")
     if not graph.node:

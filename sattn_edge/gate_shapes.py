@@ -9,6 +9,7 @@ S5  whole numbers are divided by constants without 0 or -1 only (a device may tr
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, checker, inliner, numpy_helper, shape_inference
 
@@ -113,6 +114,7 @@ def _known(inferred: ModelProto, case: Case) -> Known:
             raise case.refuse(
                 f"the shape of {show(name)} can't be inferred ({found})",
                 "shapes that follow from the input's",
+                "export it at opset 17 or later, or fold its constants first" if case.foreign else "",
             )
         known[name] = (element_type, whole)
     return known
@@ -202,7 +204,7 @@ def _check_division(node: NodeProto, known: Known, constants: dict[str, TensorPr
     if node.op_type not in ("Div", "Mod") or known[node.input[0]][0] not in INTEGER_TYPES:
         return
     divisor = constants.get(node.input[1])
-    if divisor is None or any(v in (0, -1) for v in numpy_helper.to_array(divisor).flat):
+    if divisor is None or np.isin(numpy_helper.to_array(divisor), (0, -1)).any():
         raise case.refuse(
             f"{describe(node)} divides whole numbers by something not constant, 0 or -1", "a constant above 0"
         )

@@ -156,7 +156,7 @@ class NpzFile:
             return RecordingError(subject, f"can't be read ({error.strerror})")
         return RecordingError(
             subject,
-            f"is truncated or corrupt ({error})",
+            f"is truncated or corrupt ({str(error)[:120]})",  # numpy quotes the whole head
             "an .npz that numpy.savez wrote",
             "copy or save it again",
         )

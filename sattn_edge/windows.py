@@ -21,6 +21,7 @@ from sattn_edge.recording import Recording, open_recordings, split_spec
 from sattn_edge.recording_base import NO_LABEL, listed
 from sattn_edge.windows_npz import read_windows
 
+_WHAT = "x [n, series, modal] holds windows, signal [samples, channels] a recording"
 GAP_PERIODS = 1.5  # a longer step between two samples means that at least one is missing
 
 
@@ -64,9 +65,6 @@ def load_windows(spec: str, contract: Contract, *, limit: int | None = None) -> 
             if "signal" not in file:
                 raise RecordingError(str(path), f"has neither 'x' nor 'signal' (it has {listed(file.keys)})", _WHAT)
     return _cut_all(spec, contract, limit)
-
-
-_WHAT = "x [n, series, modal] holds windows, signal [samples, channels] a recording"
 
 
 def gaps(timestamp_s: NDArray[np.float64], rate_hz: float) -> NDArray[np.int64]:

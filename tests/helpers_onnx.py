@@ -8,12 +8,18 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+import pytest
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 
 from sattn_edge.attention import DOMAIN, DOMAIN_VERSION, attention_call, attention_function
+from sattn_edge.errors import ModelFileError
+from sattn_edge.gate import admit
 
 Pooling = Literal["mean", "max", "mean+max"]
 Arrays = dict[str, np.ndarray]
+Change = Callable[[ModelProto], object]
+Rules = dict[str, tuple[Change, str]]
+"""By name: a change to a good model that breaks a rule of the gate, and words of the message it must give."""
 
 
 def make_model(
@@ -87,9 +93,7 @@ def _block(
 def _head(
     value: str, width: int, modal: int, classes: int, arrays: Arrays, rng: np.random.Generator
 ) -> list[NodeProto]:
-    arrays["fc.weight"] = (rng.normal(size=(classes, width * modal)) / np.sqrt(width * modal)).astype(
-        np.float32
-    )
+    arrays["fc.weight"] = (rng.normal(size=(classes, width * modal)) / np.sqrt(width * modal)).astype(np.float32)
     arrays["fc.bias"] = rng.normal(size=classes).astype(np.float32)
     return [
         helper.make_node("ReduceMean", [value], ["pooled"], name="pool", axes=[2], keepdims=1),
@@ -122,9 +126,7 @@ def _wrap(
         ir_version=8,
         producer_name="tests",
     )
-    helper.set_model_props(
-        model, {"sattn_edge.format": "1", "sattn_edge.note": json.dumps({"made_by": "tests"})}
-    )
+    helper.set_model_props(model, {"sattn_edge.format": "1", "sattn_edge.note": json.dumps({"made_by": "tests"})})
     return model
 
 
@@ -133,3 +135,64 @@ def changed(change: Callable[[onnx.ModelProto], object], model: onnx.ModelProto 
     model = model or make_model()
     change(model)
     return model.SerializeToString()
+
+
+# -- changing a model, and what the gate says to it
+
+
+def node(model: ModelProto, op_type: str) -> NodeProto:
+    return next(n for n in model.graph.node if n.op_type == op_type)
+
+
+def initializer(model: ModelProto, name: str) -> TensorProto:
+    return next(t for t in model.graph.initializer if t.name == name)
+
+
+def attribute(model: ModelProto, op_type: str, name: str) -> AttributeProto:
+    return next(a for a in node(model, op_type).attribute if a.name == name)
+
+
+def set_ints(model: ModelProto, op_type: str, name: str, values: list[int]) -> None:
+    found = attribute(model, op_type, name)
+    del found.ints[:]
+    found.ints.extend(values)
+
+
+def replace(model: ModelProto, op_type: str, new: NodeProto) -> None:
+    node(model, op_type).CopyFrom(new)
+
+
+def before(model: ModelProto, op_type: str, *new: NodeProto) -> None:
+    """Puts nodes before the first of a type, which reads what the last of them makes."""
+    reader = node(model, op_type)
+    at = list(model.graph.node).index(reader)
+    reader.input[0] = new[-1].output[0]
+    for i, extra in enumerate(new):
+        model.graph.node.insert(at + i, extra)
+
+
+def refused(data: bytes, *, foreign: bool = False) -> str:
+    """The message with which the gate refuses a file."""
+    with pytest.raises(ModelFileError) as caught:
+        admit(data, "net.onnx", foreign=foreign)
+    assert str(caught.value).startswith("net.onnx: ")
+    assert caught.value.exit_code == 3
+    return str(caught.value)
+
+
+def flat_model(opset: int = 17, ir_version: int = 8) -> ModelProto:
+    """The network as another exporter writes it: no functions, no domain of ours."""
+    model = inliner.inline_local_functions(make_model())
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = ir_version
+    return model
+
+
+def check_rule(change: Change, text: str) -> None:
+    """A change is refused with the words it must give, by the grammar of messages."""
+    message = refused(changed(change))
+    assert text in message, message
+    found = message.removeprefix("net.onnx: ").split("; ")
+    assert len(found) >= 2, "what was found; what is allowed; what to do"
+    assert all(found)

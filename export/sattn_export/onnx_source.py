@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from sattn_edge.files import digest
 from sattn_edge.gate import admit
 from sattn_edge.model_file import PREFIX
 from sattn_export.reference_network import check_contract
-from sattn_export.source import Source
+from sattn_export.source import Infer, Source
+
+# The newest IR version that every ONNX Runtime in the field reads, and the oldest with weights that are no inputs.
+_RUNNABLE_IR, _FREE_WEIGHTS_IR = 10, 4
 
 
 def open_onnx(path: Path, contract: Contract) -> Source:
@@ -32,18 +36,40 @@ def open_onnx(path: Path, contract: Contract) -> Source:
     model = admit(data, path.name, foreign=True)
     if any(p.key == f"{PREFIX}format" for p in model.metadata_props):
         raise CheckpointError(path.name, "is a model file already", todo="inspect it with sattn-inspect")
+    runnable = data if model.ir_version <= _RUNNABLE_IR else _relabelled(model)
     _drop_initializer_inputs(model)
     _check_interface(model, contract, path.name)
-    runtime = session(data, path.name)
-    name = model.graph.input[0].name
-    fixed = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    fixed = int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
+    infer = _runner(session(runnable, path.name), fixed, path.name)
+    logits = infer(np.zeros((fixed or 1, 1, contract.window, contract.modal), np.float32))
+    if logits.ndim != 2:
+        raise CheckpointError(path.name, f"gives {list(logits.shape)}", "one tensor of logits [batch, classes]")
+    check_contract(contract, modal=contract.modal, classes=logits.shape[1])
+    return Source("onnx", path.name, digest(data), infer, inlined(model))
+
+
+def _relabelled(model: ModelProto) -> bytes:
+    """The file for an ONNX Runtime older than its IR version; what newer versions added, the gate refuses."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = _RUNNABLE_IR
+    return bytes(copy.SerializeToString())
+
+
+def _runner(runtime: Any, fixed: int, subject: str) -> Infer:
+    """Runs a session on many windows, `fixed` at a time where its batch axis is not free (0)."""
+    name = runtime.get_inputs()[0].name
 
     def infer(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        parts = [runtime.run(None, {name: x[i : i + fixed]})[0] for i in range(0, len(x), fixed)] if fixed else []
-        logits: NDArray[np.float32] = np.concatenate(parts) if fixed else runtime.run(None, {name: x})[0]
+        size = fixed or len(x)
+        try:
+            parts = [runtime.run(None, {name: x[i : i + size]})[0] for i in range(0, len(x), size)]
+            logits: NDArray[np.float32] = np.concatenate(parts)
+        except Exception as error:
+            raise CheckpointError(subject, f"ONNX Runtime can't run it ({error})", todo="export it again") from error
         return logits
 
-    return Source("onnx", path.name, digest(data), infer, inlined(model))
+    return infer
 
 
 def _drop_initializer_inputs(model: ModelProto) -> None:
@@ -52,6 +78,7 @@ def _drop_initializer_inputs(model: ModelProto) -> None:
     kept = [i for i in model.graph.input if i.name not in weights]
     del model.graph.input[:]
     model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, _FREE_WEIGHTS_IR)
 
 
 def _check_interface(model: ModelProto, contract: Contract, subject: str) -> None:
@@ -59,13 +86,13 @@ def _check_interface(model: ModelProto, contract: Contract, subject: str) -> Non
     if len(inputs) != 1 or len(model.graph.output) != 1:
         found = f"has {len(inputs)} inputs and {len(model.graph.output)} outputs"
         raise CheckpointError(subject, found, "one window in, one tensor of logits out")
-    tensor = inputs[0].type.tensor_type
-    shape = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    if tensor.elem_type != TensorProto.FLOAT or len(shape) != 4:
+    shape = [d.dim_value if d.HasField("dim_value") else None for d in inputs[0].type.tensor_type.shape.dim]
+    if inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or len(shape) != 4:
         raise CheckpointError(subject, f"its input has shape {shape}", "float32 [batch, 1, series, modal]")
-    wanted = [1, contract.window, contract.modal]
-    if shape[1:] != wanted:
-        raise ContractError("contract", f"it says [batch, {wanted}]", f"{subject} takes [batch, {shape[1:]}]")
-    gives = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
-    if len(gives) == 2 and gives[1]:
-        check_contract(contract, modal=contract.modal, classes=gives[1])
+    found, wanted = _list(shape[1:]), _list([1, contract.window, contract.modal])
+    if found != wanted:
+        raise ContractError("contract", f"it says [batch, {wanted}]", f"{subject} takes [batch, {found}]")
+
+
+def _list(values: list[int | None] | list[int]) -> str:
+    return ", ".join(str(v) for v in values)

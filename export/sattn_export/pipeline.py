@@ -27,17 +27,21 @@ from sattn_edge.files import write_atomic
 from sattn_edge.graph import Graph
 from sattn_edge.model_file import Golden, ModelFile, model_bytes, parse_model_file
 from sattn_edge.passes import Pass, PassReport, run_passes
+from sattn_edge.recording import split_spec
 from sattn_edge.statistics import channel_statistics
 from sattn_edge.windows import WindowSet, load_windows
 from sattn_export.golden import choose_golden, draw_golden
 from sattn_export.parity import Parity, compare, require
 from sattn_export.passes.attention import FindAttention
 from sattn_export.passes.batch import FreeBatch
+from sattn_export.passes.expand import DropExpand
 from sattn_export.passes.interface import NameInterface
+from sattn_export.passes.keep_axis import KeepPooledAxis
 from sattn_export.passes.normalise import NormaliseInput
 from sattn_export.passes.opset import ToOpset17
 from sattn_export.passes.pool import StaticPool
 from sattn_export.passes.tidy import FoldTrivial, Prune, StripTraces
+from sattn_export.preconditions import check_numbers, check_output
 from sattn_export.source import Infer, Source, open_source
 
 # Parity and the output per class are judged on at most this many windows of the data, evenly spread.
@@ -95,17 +99,18 @@ def export(options: ExportOptions) -> ExportResult:
         QualityError: the graph does not give what the checkpoint gives.
 
     """
-    _check_output(options)
+    check_output(options.output, [options.checkpoint, options.contract, options.data, options.weights])
     contract = load_contract(options.contract)
+    check_numbers(contract, str(options.contract))
     data = load_windows(options.data, contract) if options.data else None
     source = open_source(options.checkpoint, contract, weights=options.weights, trust_code=options.trust_code)
     lowered = lower_source(source, contract, options.checkpoint)
     golden = _golden(options, contract, data, source)
-    model = _assemble(options.output.name, source, lowered, contract, golden, data)
+    model = _assemble(options, source, lowered, contract, golden, data)
     engine = open_engine(model, EngineOptions())
     parity = _golden_parity(engine, golden, options.output.name, source)
     predictions, data_parity = _on_data(engine, source, contract, data, options.output.name)
-    write_atomic(options.output, model.data)
+    _write(options.output, model.data)
     return ExportResult(
         output=options.output,
         model=model,
@@ -120,16 +125,21 @@ def export(options: ExportOptions) -> ExportResult:
     )
 
 
-def _check_output(options: ExportOptions) -> None:
-    """Before anything slow: the file can be written, and is not what is read."""
-    output = options.output
-    if output.suffix != ".onnx":
-        raise UsageError("--output", f"got '{output}'", "a name that ends in .onnx")
-    if not output.parent.is_dir():
-        raise UsageError("--output", f"folder '{output.parent}' is not there", todo="make it first")
-    for other in (options.checkpoint, options.data):
-        if other and output.exists() and Path(other).exists() and output.samefile(other):
-            raise UsageError("--output", f"'{output}' is also the input", "another name")
+def _write(output: Path, data: bytes) -> None:
+    try:
+        write_atomic(output, data)
+    except OSError as error:
+        raise UsageError(
+            "--output", f"'{output}' can't be written ({error.strerror})", todo="another folder"
+        ) from error
+
+
+def _data_name(options: ExportOptions) -> str | None:
+    """What the file says of its data: FILE or FILE#NAME, without the folders of this machine."""
+    if options.data is None:
+        return None
+    path, name = split_spec(options.data)
+    return path.name if name is None else f"{path.name}#{name}"
 
 
 def lower_source(source: Source, contract: Contract, subject: str) -> Lowered:
@@ -139,7 +149,9 @@ def lower_source(source: Source, contract: Contract, subject: str) -> Lowered:
         FoldTrivial(),
         ToOpset17(subject),
         FreeBatch(subject),
+        KeepPooledAxis(),
         StaticPool(),
+        DropExpand(),
         FindAttention(),
         NormaliseInput(contract.means, contract.stds),
         NameInterface(),
@@ -161,12 +173,17 @@ def _golden(options: ExportOptions, contract: Contract, data: WindowSet | None, 
     logits = source.infer(normalised(x, contract))
     if not np.isfinite(logits).all():
         raise QualityError(options.checkpoint, "its logits are NaN or Inf on the golden windows", "finite logits")
-    origin = "contract" if data is None or synthetic else data.source
-    return Golden(np.ascontiguousarray(x), logits.astype(np.float32), synthetic, origin)
+    origin = "contract" if synthetic else _data_name(options)
+    return Golden(np.ascontiguousarray(x), logits.astype(np.float32), synthetic, origin or "")
 
 
 def _assemble(
-    name: str, source: Source, lowered: Lowered, contract: Contract, golden: Golden, data: WindowSet | None
+    options: ExportOptions,
+    source: Source,
+    lowered: Lowered,
+    contract: Contract,
+    golden: Golden,
+    data: WindowSet | None,
 ) -> ModelFile:
     """The bytes of the file, read back through the gate as any runtime will."""
     provenance: dict[str, Any] = {
@@ -177,11 +194,15 @@ def _assemble(
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "data": None if data is None else {"source": data.source, "digest": data.digest, "windows": len(data.x)},
+        "data": None if data is None else _data_row(options, data),
     }
     statistics = None if data is None else channel_statistics(data, contract)
     made = model_bytes(lowered.model, contract, golden, statistics=statistics, provenance=provenance)
-    return parse_model_file(made, name)
+    return parse_model_file(made, options.output.name)
+
+
+def _data_row(options: ExportOptions, data: WindowSet) -> dict[str, Any]:
+    return {"source": _data_name(options), "digest": data.digest, "windows": len(data.x)}
 
 
 def _golden_parity(engine: Engine, golden: Golden, name: str, source: Source) -> Parity:
@@ -201,7 +222,10 @@ def _on_data(
         return np.zeros(0, np.int64), None
     chosen = compared(data)
     ours = batched(engine.infer, data.x[chosen])
-    parity = compare(ours, source.infer(normalised(data.x[chosen], contract)))
+    theirs = source.infer(normalised(data.x[chosen], contract))
+    if not np.isfinite(theirs).all():
+        raise QualityError(source.description, "its logits are NaN or Inf on the data", "finite logits")
+    parity = compare(ours, theirs)
     require(parity, name, f"the checkpoint's ({source.kind})")
     return ours.argmax(1), parity
 
@@ -226,7 +250,7 @@ def _warnings(lowered: Lowered, contract: Contract, data: WindowSet | None) -> t
     if not any(n.op_type in ("Conv", "MatMul", "Gemm") for n in graph.proto.node):
         rows.append("the graph has no convolution and no matrix product")
     if data is not None:
-        rows += _out_of_range(contract, data)
+        rows += [*data.notes, *_out_of_range(contract, data)]
     return tuple(rows)
 
 

@@ -11,9 +11,8 @@ import torch
 from sattn_edge.contract import Contract, Pooling
 from sattn_edge.errors import CheckpointError, ContractError
 from sattn_edge.network import SpatialAttentionNeuralNetwork
-from sattn_export.state_dict import StateDict
+from sattn_export.state_dict import COUNTER, StateDict
 
-_COUNTER = "num_batches_tracked"
 _BLOCK = 4  # Conv2d, SpatialAttentionModule, BatchNorm2d, ReLU
 
 
@@ -103,7 +102,7 @@ def read_architecture(state: StateDict, contract: Contract, subject: str) -> Arc
         kernel=int(convs[0].shape[2]),
         stride=contract.network.stride,
         pooling=_pooling(gates[0], contract, subject),
-        attention_kernel=(int(gates[0].shape[2]), int(gates[0].shape[3])),
+        attention_kernel=_gate_kernel(gates[0], subject),
         modal=int(head.shape[1]) // widths[-1],
         classes=int(head.shape[0]),
     )
@@ -142,7 +141,16 @@ def _need(state: StateDict, name: str, subject: str, *, dims: int) -> torch.Tens
         raise CheckpointError(subject, f"lacks key '{name}'", "a state_dict of the reference network", _OTHER)
     if tensor.ndim != dims:
         raise CheckpointError(subject, f"'{name}' has shape {list(tensor.shape)}", f"{dims} dimensions", _OTHER)
+    if 0 in tensor.shape:
+        raise CheckpointError(subject, f"'{name}' is empty, {list(tensor.shape)}", "dimensions of 1 or more", _OTHER)
     return tensor
+
+
+def _gate_kernel(gate: torch.Tensor, subject: str) -> tuple[int, int]:
+    kt, km = int(gate.shape[2]), int(gate.shape[3])
+    if kt % 2 == 0 or km % 2 == 0:
+        raise CheckpointError(subject, f"'layer.1.att_fc.0.weight' spans {kt}x{km}", "odd numbers", _OTHER)
+    return kt, km
 
 
 def _pooling(gate: torch.Tensor, contract: Contract, subject: str) -> Pooling:
@@ -161,7 +169,7 @@ def _pooling(gate: torch.Tensor, contract: Contract, subject: str) -> Pooling:
 def _check_keys(state: StateDict, network: SpatialAttentionNeuralNetwork, subject: str) -> None:
     """Names every key that is missing, extra or misshapen, the first few in full."""
     wanted = network.state_dict()
-    missing = [k for k in wanted if k not in state and not k.endswith(_COUNTER)]
+    missing = [k for k in wanted if k not in state and not k.endswith(COUNTER)]
     extra = [k for k in state if k not in wanted]
     misshapen = [
         f"{k} {list(state[k].shape)} instead of {list(t.shape)}"

@@ -46,7 +46,7 @@ def open_source(checkpoint: str, contract: Contract, *, weights: Path | None, tr
     """
     path = Path(checkpoint)
     if ":" in checkpoint and not path.exists():
-        from sattn_export.module_source import open_factory
+        from sattn_export.factory_source import open_factory
 
         return open_factory(checkpoint, contract, weights)
     if weights is not None:
@@ -54,23 +54,23 @@ def open_source(checkpoint: str, contract: Contract, *, weights: Path | None, tr
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise CheckpointError(checkpoint, found, "a .pt, .pth, .safetensors, .pt2 or .onnx file, or module:factory")
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         from sattn_export.onnx_source import open_onnx
 
         return open_onnx(path, contract)
-    if path.suffix == ".pt2":
-        from sattn_export.module_source import open_program
+    if path.suffix.lower() == ".pt2":
+        from sattn_export.program_source import open_program
 
         return open_program(path, contract, trust_code=trust_code)
     return _open_state_dict(path, contract)
 
 
 def _open_state_dict(path: Path, contract: Contract) -> Source:
-    from sattn_export.module_source import trace_module
     from sattn_export.reference_network import build_reference, read_architecture
     from sattn_export.state_dict import SUFFIXES, read_state_dict
+    from sattn_export.tracing import trace_module
 
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(
             path.name, f"has suffix '{path.suffix}'", f"one of {', '.join((*SUFFIXES, '.pt2', '.onnx'))}"
         )

@@ -94,10 +94,15 @@ def as_text(model: ModelFile) -> list[str]:
         ]
     )
     lines += ["", "channels:", *table([_channel_row(c) for c in contract.channel], header=_CHANNEL_HEADER)]
-    return [*lines, "", *_block_text(blocks(model))]
+    return [_printable(line) for line in [*lines, "", *_block_text(blocks(model))]]
 
 
 _CHANNEL_HEADER = ("name", "unit", "mean", "std", "min", "max")
+
+
+def _printable(line: str) -> str:
+    """Names are whoever's made the file: none of them steers the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _channel_row(channel: Channel) -> tuple[str, ...]:

@@ -17,9 +17,25 @@ from sattn_runtime.decision import Decision
 from sattn_runtime.latency import STAGES
 from sattn_runtime.stream import Gap
 
-_IN_LINE = STAGES[:-1]  # a line can't hold how long it took to write itself
+# A line can't hold how long it took to write itself.
+_StageTimes = msgspec.defstruct("_StageTimes", [(name, float) for name in STAGES[:-1]], gc=False)
 _FIRST = b'{"type":"'
 _TAIL_BYTES = 1 << 16
+
+
+class _WindowLine(msgspec.Struct, tag_field="type", tag="window", gc=False):
+    """A line of type `window`, in the order its keys are written."""
+
+    stream: str
+    window: int
+    first_sample: int
+    last_sample: int
+    label: str | None
+    score: float | None
+    logits: list[float] | None
+    latency_us: msgspec.Struct
+    truth: str | msgspec.UnsetType | None = msgspec.UNSET
+    reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Journal:
@@ -34,7 +50,8 @@ class Journal:
         """
         self.path = path
         self.lines = 0
-        self._encode = msgspec.json.Encoder().encode
+        self._encode_into = msgspec.json.Encoder().encode_into
+        self._buffer = bytearray()
         if path == "-":
             sys.stdout.flush()
             self._descriptor, self._owned = sys.stdout.fileno(), False
@@ -61,35 +78,36 @@ class Journal:
 
     def start(self, stream: str, head: dict[str, Any]) -> None:
         """A stream begins; `head` says what runs on it."""
-        self._write({"type": "start", "stream": stream, **head})
+        self._put({"type": "start", "stream": stream, **head})
 
     def window(self, stream: str, decision: Decision, truth: str | None, *, scored: bool) -> None:
         """A decision. `truth` is the recording's label of the whole window, where the stream is `scored`."""
-        line = {
-            "type": "window",
-            "stream": stream,
-            "window": decision.window,
-            "first_sample": decision.first_sample,
-            "last_sample": decision.last_sample,
-            "label": decision.label,
-            "score": decision.score,
-            "logits": decision.logits,
-            "latency_us": {k: v / 1000 for k, v in zip(_IN_LINE, decision.latency_ns, strict=True)},
-        }
-        if scored:
-            line["truth"] = truth
-        if decision.reason is not None:
-            line["reason"] = decision.reason
-        self._write(line)
+        self._put(
+            _WindowLine(
+                stream,
+                decision.window,
+                decision.first_sample,
+                decision.last_sample,
+                decision.label,
+                decision.score,
+                decision.logits,
+                _StageTimes(*[ns / 1000 for ns in decision.latency_ns]),
+                truth if scored else msgspec.UNSET,
+                decision.reason or msgspec.UNSET,
+            )
+        )
 
     def gap(self, stream: str, gap: Gap) -> None:
         """A hole in the stream."""
-        self._write({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
+        self._put({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
 
-    def _write(self, line: dict[str, Any]) -> None:
-        data = self._encode(line) + b"\n"
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+    def _put(self, line: dict[str, Any] | _WindowLine) -> None:
+        buffer = self._buffer
+        self._encode_into(line, buffer)
+        buffer += b"\n"
+        written = os.write(self._descriptor, buffer)
+        while written < len(buffer):  # a pipe may take a part of it
+            written += os.write(self._descriptor, buffer[written:])
         self.lines += 1
 
     def close(self) -> None:

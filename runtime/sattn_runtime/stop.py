@@ -21,7 +21,8 @@ class Stop:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
-            raise InterruptedTwiceError("interrupted twice", "the run was ended while it drained")
+            # Not an Exception: it may come up in the middle of code that turns those into something else.
+            raise KeyboardInterrupt
         self.asked = True
 
     def __enter__(self) -> Stop:
@@ -34,3 +35,5 @@ class Stop:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if isinstance(error, KeyboardInterrupt):
+            raise InterruptedTwiceError("interrupted twice", "the run was ended while it drained") from error

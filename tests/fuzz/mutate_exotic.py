@@ -37,9 +37,7 @@ def exotic_operator(model: ModelProto, rng: random.Random) -> None:
         if a.required or rng.random() < 0.4
     }
     attributes = {name: value for name, value in attributes.items() if value is not None}
-    odd = helper.make_node(
-        schema.name, inputs, [f"odd{i}" for i in range(max(1, schema.min_output))], **attributes
-    )
+    odd = helper.make_node(schema.name, inputs, [f"odd{i}" for i in range(max(1, schema.min_output))], **attributes)
     tail = [
         helper.make_node("Cast", ["odd0"], ["odd.cast"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["odd.cast"], ["odd.mean"], keepdims=0),
@@ -74,9 +72,7 @@ def _odd_input(model: ModelProto, types: Sequence[str], at: int, rng: random.Ran
     for d in shape:
         count *= d
     odd = (0, 1, 1, 2, 3, -1, 5, 100) if kind != 2 else (0, 1, 2, 255)
-    tensor = helper.make_tensor(
-        f"odd.{at}", kind, shape, [rng.choice(odd) if kind != 9 else 1 for _ in range(count)]
-    )
+    tensor = helper.make_tensor(f"odd.{at}", kind, shape, [rng.choice(odd) if kind != 9 else 1 for _ in range(count)])
     model.graph.initializer.append(tensor)
     return tensor.name
 
@@ -88,8 +84,6 @@ def _odd_attribute(kind: str, rng: random.Random) -> Any:
         "INTS": lambda: [rng.choice(small) for _ in range(rng.randrange(1, 5))],
         "FLOAT": lambda: rng.choice((*NASTY_FLOATS, 0.5, 1.0)),
         "FLOATS": lambda: [rng.choice((0.5, 1.0, *NASTY_FLOATS)) for _ in range(rng.randrange(1, 5))],
-        "STRING": lambda: rng.choice(
-            ("", "linear", "bilinear", "SAME_UPPER", "NOTSET", "constant", "reflect", "wrap")
-        ),
+        "STRING": lambda: rng.choice(("", "linear", "bilinear", "SAME_UPPER", "NOTSET", "constant", "reflect", "wrap")),
         "TENSOR": lambda: helper.make_tensor("odd.value", TensorProto.FLOAT, [1], [1.0]),
     }.get(kind, lambda: None)()

@@ -47,11 +47,7 @@ def shrink(model: ModelProto, rng: random.Random) -> None:
     tensor = rng.choice(model.graph.initializer)
     array = onnx.numpy_helper.to_array(tensor)
     axis = rng.randrange(max(1, array.ndim))
-    array = (
-        array.reshape(-1)[:1]
-        if array.ndim == 0
-        else array.take(range(rng.randrange(array.shape[axis] + 1)), axis)
-    )
+    array = array.reshape(-1)[:1] if array.ndim == 0 else array.take(range(rng.randrange(array.shape[axis] + 1)), axis)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array.copy(), tensor.name))
 
 
@@ -80,9 +76,7 @@ def data_field(model: ModelProto, rng: random.Random) -> None:
     tensor = rng.choice(model.graph.initializer)
     if rng.random() < 0.5:
         tensor.ClearField("raw_data")
-    field, value = rng.choice(
-        (("float_data", 1.5), ("int32_data", 7), ("int64_data", -1), ("string_data", b"x"))
-    )
+    field, value = rng.choice((("float_data", 1.5), ("int32_data", 7), ("int64_data", -1), ("string_data", b"x")))
     getattr(tensor, field).extend([value] * rng.choice((1, 3, 1000)))
 
 
@@ -101,9 +95,7 @@ def external_data(model: ModelProto, rng: random.Random) -> None:
 
 
 def tensor_name(model: ModelProto, rng: random.Random) -> None:
-    rng.choice((*model.graph.initializer, *model.graph.input, *model.graph.output)).name = some_name(
-        model, rng
-    )
+    rng.choice((*model.graph.initializer, *model.graph.input, *model.graph.output)).name = some_name(model, rng)
 
 
 def drop_part(model: ModelProto, rng: random.Random) -> None:
@@ -198,9 +190,7 @@ def function_part(model: ModelProto, rng: random.Random) -> None:
     elif what == 3:
         rng.choice((function.input, function.output)).pop()
     elif what == 4:
-        function.node.add(
-            op_type=function.name, domain=function.domain, input=function.input, output=["again"]
-        )
+        function.node.add(op_type=function.name, domain=function.domain, input=function.input, output=["again"])
     else:
         del function.attribute[:]
 

@@ -33,7 +33,7 @@ def op_type(model: ModelProto, rng: random.Random) -> None:
 
 
 def swap_operator(model: ModelProto, rng: random.Random) -> None:
-    """Another operator that fits the inputs, without the attributes it has no use for: often a valid model."""
+    """Another operator that fits the inputs, without attributes it has no use for: often valid."""
     node = rng.choice(model.graph.node)
     node.op_type, node.domain = rng.choice(fitting_operators(node)), ""
     opset = next((o.version for o in model.opset_import if not o.domain), 17)
@@ -107,9 +107,7 @@ def attribute_reference(model: ModelProto, rng: random.Random) -> None:
 def attribute_added(model: ModelProto, rng: random.Random) -> None:
     """One of the attributes that the operator has and the node leaves out, with a nasty value."""
     node = rng.choice(model.graph.node)
-    known = (
-        sorted(defs.get_schema(node.op_type).attributes) if not node.domain and defs.has(node.op_type) else []
-    )
+    known = sorted(defs.get_schema(node.op_type).attributes) if not node.domain and defs.has(node.op_type) else []
     name = rng.choice([*known, "value"])
     values: tuple[Any, ...] = (
         some_int(rng),
@@ -132,9 +130,7 @@ def attribute_twice(model: ModelProto, rng: random.Random) -> None:
 
 def subgraph(model: ModelProto, rng: random.Random) -> None:
     node = rng.choice(model.graph.node)
-    inner = helper.make_graph(
-        [helper.make_node("Identity", list(node.input[:1]), ["inner"])], "inner", [], []
-    )
+    inner = helper.make_graph([helper.make_node("Identity", list(node.input[:1]), ["inner"])], "inner", [], [])
     inner.output.append(helper.make_empty_tensor_value_info("inner"))
     if rng.random() < 0.5:
         node.op_type, node.domain = rng.choice(("If", "Loop", "Scan")), ""
@@ -145,9 +141,7 @@ def subgraph(model: ModelProto, rng: random.Random) -> None:
 
 def window(model: ModelProto, rng: random.Random) -> None:
     """Huge, zero or negative pads, strides, dilations, kernels and groups."""
-    node = rng.choice(
-        [n for n in model.graph.node if n.op_type in ("Conv", "SpatialAttention")] or model.graph.node
-    )
+    node = rng.choice([n for n in model.graph.node if n.op_type in ("Conv", "SpatialAttention")] or model.graph.node)
     name = rng.choice(("pads", "strides", "dilations", "kernel_shape", "group", "auto_pad"))
     kept = [a for a in node.attribute if a.name != name]
     values = [rng.choice((some_int(rng), 0, 1, 2)) for _ in range(4 if name == "pads" else 2)]

@@ -17,15 +17,17 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).resolve()
+ROOT = SCRIPT.parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.fuzz.mutate import MUTATORS, mutant, mutator_of  # noqa: E402 - a script finds the repository by itself
@@ -47,6 +49,7 @@ class Job:
     only: str = ""
     limit_s: float = 10.0
     keep: Path | None = None
+    worker: Path = SCRIPT
 
 
 @dataclass
@@ -125,48 +128,46 @@ def _loader(good: bytes, job: Job):
 
 
 def fuzz(job: Job) -> Result:
-    """Runs a job in workers, each in the same empty folder."""
+    """Runs a job in workers, each in the same empty folder and with the same copy of the model."""
     began = time.monotonic()
-    beside = _listing(job.model.parent)
     result = Result(versions=_versions())
     with tempfile.TemporaryDirectory(prefix="sattn-fuzz-") as folder:
-        empty = Path(folder)
+        empty, beside = Path(folder, "empty"), Path(folder, "beside")
+        empty.mkdir()
+        beside.mkdir()
+        job = replace(job, model=Path(shutil.copy(job.model, beside / "model.onnx")))
+        before = _listing(Path(folder))
         number = 0
         while number < job.count:
             number = _one_worker(job, number, empty, result)
-        result.written = sorted(_listing(empty)) + sorted(_listing(job.model.parent) ^ beside)
+        result.written = sorted(_listing(Path(folder)) ^ before)
     result.seconds = time.monotonic() - began
     return result
 
 
 def _listing(folder: Path) -> set[str]:
-    return {f"{path} ({path.lstat().st_size} bytes)" for path in folder.rglob("*")}
+    stats = {path: path.lstat() for path in folder.rglob("*")}
+    return {f"{path} ({stat.st_size} bytes, {stat.st_mtime_ns})" for path, stat in stats.items()}
 
 
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {"python": sys.version.split()[0]} | {
-        name: version(name) for name in ("onnx", "onnxruntime", "protobuf")
-    }
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in ("onnx", "onnxruntime", "protobuf")}
 
 
 def _one_worker(job: Job, start: int, folder: Path, result: Result) -> int:
     """Lets one worker go on until it ends or has to be ended; returns the number to go on with."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(start)]
+    command = [sys.executable, str(job.worker), "--worker", str(start)]
     command += ["--count", str(job.count), "--seed", str(job.seed), "--model", str(job.model.resolve())]
-    command += (
-        ["--no-gate"] * (not job.gate) + ["--foreign"] * job.foreign + ["--only", job.only] * bool(job.only)
-    )
+    command += ["--no-gate"] * (not job.gate) + ["--foreign"] * job.foreign + ["--only", job.only] * bool(job.only)
     # Home and temporary folder are the empty one too, so that nothing can be written out of sight.
     surroundings = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder), "TMPDIR": str(folder)}
     # ONNX Runtime from 1.29 on keeps and sends usage data on Linux unless told not to.
     surroundings |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
     with (
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            command, cwd=folder, env=surroundings, stdout=subprocess.PIPE, stderr=errors
-        ) as worker,
+        subprocess.Popen(command, cwd=folder, env=surroundings, stdout=subprocess.PIPE, stderr=errors) as worker,
     ):
         number, hung = _follow(worker, job, start, result)
         worker.kill()
@@ -201,9 +202,7 @@ def _follow(worker: subprocess.Popen[bytes], job: Job, start: int, result: Resul
             _count(job, int(at), outcome, json.loads(text), result)
             number = int(at) + 1
         now = time.monotonic()
-        result.slowest_s = max(
-            result.slowest_s, (now - since) / max(1, len(lines)) if number > start else 0.0
-        )
+        result.slowest_s = max(result.slowest_s, (now - since) / max(1, len(lines)) if number > start else 0.0)
         since = now
 
 
@@ -246,9 +245,7 @@ def report(job: Job, result: Result) -> str:
         f"{result.seconds:.0f} s, {1000 * result.seconds / max(1, job.count):.1f} ms a mutant; {versions}; "
         f"seed {job.seed}, {'gate on' if job.gate else 'NO gate'}{', foreign' * job.foreign}",
     ]
-    lines += [
-        f"{f['outcome']}: {f['mutator']} {f['number']} {f['kept']}: {f['text']}" for f in result.faults[:40]
-    ]
+    lines += [f"{f['outcome']}: {f['mutator']} {f['number']} {f['kept']}: {f['text']}" for f in result.faults[:40]]
     lines += [f"written: {path}" for path in result.written]
     return "\n".join(lines)
 
@@ -266,17 +263,11 @@ def as_json(job: Job, result: Result) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--model", type=Path, help="an ONNX file; a small network of the test helpers if not given"
-    )
-    parser.add_argument(
-        "--only", default="", choices=list(MUTATORS), metavar="MUTATOR", help="one mutator only"
-    )
+    parser.add_argument("--model", type=Path, help="an ONNX file; a small network of the test helpers if not given")
+    parser.add_argument("--only", default="", choices=list(MUTATORS), metavar="MUTATOR", help="one mutator only")
     parser.add_argument("--foreign", action="store_true", help="the gate's rules for others' files")
     parser.add_argument("--no-gate", action="store_true", help="the control")
     parser.add_argument("--limit-s", type=float, default=10.0, help="seconds a mutant may take")

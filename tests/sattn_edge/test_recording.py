@@ -132,9 +132,7 @@ def test_integers_are_scaled_in_float32(tmp_path, contract, dtype):
 def test_labels_are_mapped_by_name(tmp_path, contract, signal):
     label = np.repeat([0, 1, 2, -1], 5)
     names = ["run", "swim", "rest"]
-    (rec,) = read(
-        save(tmp_path, signal=signal, channels=["a", "b"], label=label, class_names=names), contract
-    )
+    (rec,) = read(save(tmp_path, signal=signal, channels=["a", "b"], label=label, class_names=names), contract)
     np.testing.assert_array_equal(rec.labels, np.repeat([2, -1, 0, -1], 5))
     assert "no labels of the contract, so counted as unlabelled: swim" in rec.notes[0]
 
@@ -363,6 +361,26 @@ def test_every_truncation_and_every_flipped_byte_is_an_error_or_harmless(tmp_pat
     assert refused > 300
 
 
+def test_altered_heads_under_right_checksums(tmp_path, contract, signal):
+    """What the zip's checksums can't notice: no other error than ours."""
+    with zipfile.ZipFile(save(tmp_path, signal=signal, channels=["a", "b"], fs=50.0)) as z:
+        members = {name: z.read(name) for name in z.namelist()}
+    rng = np.random.default_rng(0)
+    bad, read_well = tmp_path / "bad.npz", 0
+    for _ in range(400):
+        name = str(rng.choice(list(members)))
+        data = bytearray(members[name])
+        data[int(rng.integers(0, len(data)))] = int(rng.choice(list(b"0123456789(),'<>|UOSfi{}\x00\xff")))
+        with zipfile.ZipFile(bad, "w") as z:
+            for other, content in members.items():
+                z.writestr(other, bytes(data) if other == name else content)
+        try:
+            read_well += len(read(bad, contract))
+        except RecordingError:
+            continue
+    assert 20 < read_well < 380
+
+
 def forge(path: Path, samples: int) -> bytes:
     """An npz whose signal says [samples, 1] int16 and has no data."""
     text = f"{{'descr': '<i2', 'fortran_order': False, 'shape': ({samples}, 1)}}".ljust(117) + "\n"
@@ -434,9 +452,7 @@ def test_picking_by_name(tmp_path, contract):
 
 def test_tables_in_another_order_and_holes_between(tmp_path, contract):
     parts = int_parts()
-    path = save_bundle(
-        tmp_path / "b.npz", parts, rec_start=[21, 0], rec_len=[30, 12], rec_name=["three", "one"]
-    )
+    path = save_bundle(tmp_path / "b.npz", parts, rec_start=[21, 0], rec_len=[30, 12], rec_name=["three", "one"])
     found = read(path, contract)
     assert [r.name for r in found] == ["one", "three"]
     np.testing.assert_array_equal(found[1].samples, parts["three"].astype(np.float32) * np.float32(0.5))
@@ -508,9 +524,7 @@ def test_real_bundles_as_their_own_reader_decodes_them(name):
     reference = reference_reader()
     data = reference.load(path)
     wanted = reference.recordings(data)
-    for rec, (rec_name, subject, x, label) in zip(
-        open_recordings(str(path), contract_of(path)), wanted, strict=True
-    ):
+    for rec, (rec_name, subject, x, label) in zip(open_recordings(str(path), contract_of(path)), wanted, strict=True):
         assert (rec.name, rec.subject) == (rec_name, str(subject))
         assert np.array_equal(rec.samples, x)
         assert np.array_equal(rec.labels, np.where(label == 255, -1, label.astype(np.int16)))
@@ -535,9 +549,7 @@ def peak_mb(body: str) -> float:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{body}\n"
     # VmHWM and not ru_maxrss, which begins with what the parent had when it forked.
     code += "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
-    out = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
-    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     return int(out.stdout.split()[-1]) / 1024
 
 

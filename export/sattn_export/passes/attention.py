@@ -18,8 +18,10 @@ A sigmoid multiplied with its own input (SiLU) is no gate and is passed over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
 from sattn_edge.attention import DOMAIN, DOMAIN_VERSION, attention_call, attention_function
@@ -47,7 +49,7 @@ class FindAttention:
                 found.append(match)
             elif match:
                 misses.append(NearMiss(gate.name or gate.output[0], match))
-        details = tuple(f"{b.name}: {b.pooling}, kernel {b.kernel[0]}x{b.kernel[1]}" for b in found)
+        details = tuple(f"{b.name}: {b.pooling}, kernel {b.kernel}" for b in found)
         replace_nodes(model, [(b.nodes, _call(graph, b)) for b in found])
         for pooling in sorted({b.pooling for b in found}):
             model.functions.append(attention_function(pooling))
@@ -63,6 +65,7 @@ class _Block:
     x: str
     nodes: tuple[NodeProto, ...]
     conv: NodeProto
+    weight: NDArray[Any]
     multiply: NodeProto
     pooling: Pooling
     max_first: bool
@@ -72,16 +75,20 @@ class _Block:
         return self.multiply.name or self.multiply.output[0]
 
     @property
-    def kernel(self) -> tuple[int, int]:
-        kernel = list(attribute(self.conv, "kernel_shape"))
-        return kernel[0], kernel[1]
+    def kernel(self) -> str:
+        kt, km = self.weight.shape[2:]
+        return f"{kt}x{km}"
 
 
 def _match(graph: Graph, gate: NodeProto) -> _Block | str | None:
     """A block, the reason why it is none, or None where there is nothing a person would call a gate."""
-    multiplies = [n for n in graph.consumers.get(gate.output[0], []) if n.op_type == "Mul"]
-    if not multiplies or gate.input[0] in [i for n in multiplies for i in n.input]:
+    readers = graph.consumers.get(gate.output[0], [])
+    multiplies = [n for n in readers if n.op_type == "Mul"]
+    if gate.input[0] in [i for n in multiplies for i in n.input]:
         return None
+    if not multiplies:
+        expanded = any(n.op_type == "Expand" for n in readers)
+        return "the gate's map is expanded before it is multiplied" if expanded else None
     if gate.op_type != "Sigmoid":
         return f"the gate is {gate.op_type}, not Sigmoid"
     multiply = graph.only_reader(gate.output[0])
@@ -93,13 +100,15 @@ def _match(graph: Graph, gate: NodeProto) -> _Block | str | None:
     conv = graph.producers.get(gate.input[0])
     if conv is None or conv.op_type != "Conv":
         return f"the sigmoid reads {conv.op_type if conv is not None else 'an input'}, not a convolution"
-    reason = _conv_reason(graph, conv)
-    if reason:
-        return reason
-    return _match_pool(graph, others[0], (conv, gate, multiply))
+    weight = _weight(graph, conv)
+    if isinstance(weight, str):
+        return weight
+    return _match_pool(graph, others[0], (conv, gate, multiply), weight)
 
 
-def _match_pool(graph: Graph, x: str, tail: tuple[NodeProto, NodeProto, NodeProto]) -> _Block | str:
+def _match_pool(
+    graph: Graph, x: str, tail: tuple[NodeProto, NodeProto, NodeProto], weight: NDArray[Any]
+) -> _Block | str:
     """Rules 4 to 6, from the convolution backwards."""
     conv, gate, multiply = tail
     pool = graph.producers.get(conv.input[0])
@@ -119,11 +128,11 @@ def _match_pool(graph: Graph, x: str, tail: tuple[NodeProto, NodeProto, NodeProt
     if shared is not None:
         return f"the value of '{shared.name or shared.op_type}' inside the block is used elsewhere too"
     pooling: Pooling = "mean+max" if len(heads) == 2 else kinds[0] or "mean"
-    return _Block(x, (*inner, multiply), conv, multiply, pooling, max_first=kinds == ["max", "mean"])
+    return _Block(x, (*inner, multiply), conv, weight, multiply, pooling, max_first=kinds == ["max", "mean"])
 
 
-def _conv_reason(graph: Graph, conv: NodeProto) -> str:
-    """Rules 2 and 3. Empty where they hold."""
+def _weight(graph: Graph, conv: NodeProto) -> NDArray[Any] | str:
+    """The convolution's weight where rules 2 and 3 hold, else the reason."""
     weight = graph.constant(conv.input[1])
     bias = graph.constant(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.zeros(1)
     if weight is None or bias is None:
@@ -132,21 +141,22 @@ def _conv_reason(graph: Graph, conv: NodeProto) -> str:
         return f"the convolution has {weight.ndim - 2} axes, a window has 2 (series and modal)"
     if weight.shape[0] != 1 or attribute(conv, "group", 1) != 1:
         return f"the convolution gives {weight.shape[0]} maps, a spatial gate is 1 map"
-    if list(attribute(conv, "strides", [1, 1])) != [1, 1] or list(attribute(conv, "dilations", [1, 1])) != [
-        1,
-        1,
-    ]:
+    if set(attribute(conv, "strides", [1])) != {1} or set(attribute(conv, "dilations", [1])) != {1}:
         return "the convolution has a stride or a dilation other than 1"
-    if attribute(conv, "auto_pad", b"NOTSET") not in (b"NOTSET", b""):
-        return f"the convolution's padding is {attribute(conv, 'auto_pad').decode()}, not numbers"
-    pads, (kt, km) = _pads(conv), weight.shape[2:]
+    pads, (kt, km) = _pads(conv, weight), weight.shape[2:]
     if (pads[0] + pads[2], pads[1] + pads[3]) != (kt - 1, km - 1):
         return f"the convolution's kernel {kt}x{km} with padding {list(pads)} changes the map's shape"
-    return ""
+    return weight
 
 
-def _pads(conv: NodeProto) -> tuple[int, int, int, int]:
-    a, b, c, d = attribute(conv, "pads", [0, 0, 0, 0])
+def _pads(conv: NodeProto, weight: NDArray[Any]) -> tuple[int, int, int, int]:
+    """Padding as numbers, at stride and dilation 1: time and modal before, then behind."""
+    kind = attribute(conv, "auto_pad", b"NOTSET")
+    if kind in (b"SAME_UPPER", b"SAME_LOWER"):
+        kt, km = weight.shape[2:]
+        small, large = ((kt - 1) // 2, (km - 1) // 2), (kt // 2, km // 2)
+        return (*small, *large) if kind == b"SAME_UPPER" else (*large, *small)
+    a, b, c, d = [0, 0, 0, 0] if kind == b"VALID" else attribute(conv, "pads", [0, 0, 0, 0])
     return a, b, c, d
 
 
@@ -179,16 +189,15 @@ def _axes(graph: Graph, node: NodeProto) -> list[int] | None:
 def _call(graph: Graph, block: _Block) -> NodeProto:
     """The one node that stands for a block. A max-then-mean concatenation has its weights' maps swapped."""
     weight_name = block.conv.input[1]
-    weight = graph.constant(weight_name)
-    if block.max_first and weight is not None:
-        weight_name = graph.add_constant(f"{weight_name}.mean_max", weight[:, ::-1])
+    if block.max_first:
+        weight_name = graph.add_constant(f"{weight_name}.mean_max", block.weight[:, ::-1])
     has_bias = len(block.conv.input) > 2 and block.conv.input[2]
-    no_bias = np.zeros(1, np.float32)
+    no_bias = np.zeros(1, block.weight.dtype)
     bias_name = block.conv.input[2] if has_bias else graph.add_constant(f"{block.name}.bias", no_bias)
     return attention_call(
         (block.x, weight_name, bias_name),
         block.multiply.output[0],
         pooling=block.pooling,
-        pads=_pads(block.conv),
+        pads=_pads(block.conv, block.weight),
         name=block.name,
     )

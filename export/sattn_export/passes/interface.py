@@ -19,10 +19,10 @@ class NameInterface:
         """Rule 1: other values that already have these names make room."""
         graph = model.graph
         before = (graph.input[0].name, graph.output[0].name)
-        for old, new in zip(before, (INPUT, OUTPUT), strict=True):
-            if old != new:
+        for row, new in ((graph.input[0], INPUT), (graph.output[0], OUTPUT)):
+            if row.name != new:
                 _rename_value(model, new, Graph(model).fresh(f"{new}_inner"))
-                _rename_value(model, old, new)
+                _rename_value(model, str(row.name), new)
         nameless = [node for node in graph.node if not node.name]
         for i, node in enumerate(graph.node):
             node.name = node.name or f"{node.op_type.lower()}_{i}"

@@ -6,7 +6,12 @@ x -> Identity | Dropout -> y   =>  readers of y read x      (Dropout in inferenc
 
 from __future__ import annotations
 
-from onnx import ModelProto, numpy_helper
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from sattn_edge.graph import Graph, replace_nodes
 from sattn_edge.passes import PassReport
@@ -18,13 +23,20 @@ class StripTraces:
     name = "strip-traces"
 
     def __call__(self, model: ModelProto) -> PassReport:
-        """Rule 1: only what computes stays."""
+        """Rule 1: only what computes stays. Rule 2: ONNX's own domain is spelled one way, as nothing."""
         graph = model.graph
         rows = [*graph.node, *graph.input, *graph.output, *graph.initializer]
+        attributes = [a for node in graph.node for a in node.attribute]
+        tensors = [a.t for a in attributes if a.HasField("t")]
         changed = sum(bool(row.doc_string or row.metadata_props) for row in rows)
-        for row in [model, graph, *rows]:
+        for row in [model, graph, *rows, *tensors]:
             row.ClearField("doc_string")
             row.ClearField("metadata_props")
+        for attribute in attributes:
+            attribute.ClearField("doc_string")
+        for node in graph.node:
+            if node.domain == "ai.onnx":
+                node.ClearField("domain")
         graph.ClearField("value_info")
         graph.ClearField("quantization_annotation")
         graph.name = "sattn_edge"
@@ -43,10 +55,10 @@ class FoldTrivial:
         graph = Graph(model)
         dead = []
         for node in model.graph.node:
-            value = graph.constant(node.output[0]) if node.op_type == "Constant" else None
+            value = _value(node) if node.op_type == "Constant" else None
             if value is not None:
                 model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-            elif not (node.op_type in ("Identity", "Dropout") and _passes_on(graph, node.output[0])):
+            elif not _passes_on(graph, node):
                 continue
             else:
                 graph.rename(node.output[0], node.input[0])
@@ -55,8 +67,29 @@ class FoldTrivial:
         return PassReport(self.name, len(dead))
 
 
-def _passes_on(graph: Graph, output: str) -> bool:
-    return output not in graph.outputs
+# The forms a Constant's value comes in besides a tensor.
+_FORMS: dict[str, Callable[[Any], NDArray[Any]]] = {
+    "value_int": lambda value: np.asarray(value, np.int64),
+    "value_ints": lambda value: np.asarray(value, np.int64),
+    "value_float": lambda value: np.asarray(value, np.float32),
+    "value_floats": lambda value: np.asarray(value, np.float32),
+}
+
+
+def _value(node: NodeProto) -> NDArray[Any] | None:
+    """What a Constant holds, None for texts and the like."""
+    row = node.attribute[0]
+    if row.name == "value":
+        return numpy_helper.to_array(row.t)
+    form = _FORMS.get(row.name)
+    return None if form is None else form(helper.get_attribute_value(row))
+
+
+def _passes_on(graph: Graph, node: NodeProto) -> bool:
+    """Identity or Dropout, whose other results nobody reads, inside the graph."""
+    if node.op_type not in ("Identity", "Dropout") or node.output[0] in graph.outputs:
+        return False
+    return not any(graph.consumers.get(name) or name in graph.outputs for name in node.output[1:])
 
 
 class Prune:

@@ -7,11 +7,11 @@ name the scheme, its value a function like `open_source` in `replay`.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from sattn_edge.contract import Contract
-from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.errors import UnavailableError, UsageError, did_you_mean
 from sattn_runtime.sources.base import Source, SourceOptions
 
 GROUP = "sattn_edge.sources"
@@ -26,6 +26,7 @@ def open_source(uri: str, contract: Contract, options: SourceOptions) -> Source:
 
     Raises:
         UsageError: no scheme, or one that nobody has.
+        UnavailableError: the package that has it can't be loaded.
 
     """
     scheme, colon, rest = ("stdin", ":", "") if uri == "-" else uri.partition(":")
@@ -41,11 +42,20 @@ def open_source(uri: str, contract: Contract, options: SourceOptions) -> Source:
         module, function = SOURCES[scheme].split(":")
         opener: Any = getattr(importlib.import_module(module), function)
     elif scheme in others:
-        opener = others[scheme].load()
+        opener = _load(others[scheme], uri)
     else:
         raise UsageError(f"source '{uri}'", f"unknown scheme '{scheme}'", did_you_mean(scheme, [*SOURCES, *others]))
     source: Source = opener(rest, contract, options)
     return source
+
+
+def _load(entry: EntryPoint, uri: str) -> Any:
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise UnavailableError(
+            f"source '{uri}'", f"'{entry.value}' can't be loaded ({error})", todo="install its package again"
+        ) from error
 
 
 def _known(others: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 At a speed, samples come when their sensor would have sent them: the schedule is fixed when a recording starts, so a
 loop that falls behind finds its samples waiting, and their wait is counted. Without a speed there is no schedule.
+Gaps in `timestamp_s` are handed on but not waited out.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from sattn_edge.recording import Recording, open_recordings
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 
 _NS = 1_000_000_000
-# At full speed a chunk is this many samples: few calls, and still little to wait for when asked to stop.
+# At full speed a chunk is this many samples, or this many hops if that is less: few calls, and still little to
+# wait for when asked to stop, since a chunk that was read is decided first.
 _CHUNK = 1024
+_CHUNK_HOPS = 32
 
 
 class ReplaySource:
@@ -59,7 +62,8 @@ class ReplaySource:
         """Paced chunks end where windows end, as if every sample were taken when it came."""
         samples, stamps = recording.samples, recording.timestamp_s
         window, hop = self._options.window, self._options.hop
-        size, first = (hop, (window - 1) % hop + 1) if self.paced else (_CHUNK, _CHUNK)
+        most = min(_CHUNK, _CHUNK_HOPS * hop)
+        size, first = (hop, (window - 1) % hop + 1) if self.paced else (most, most)
         begin, end = 0, min(first, len(samples))
         while begin < len(samples):
             stamp = None if stamps is None else stamps[begin:end]

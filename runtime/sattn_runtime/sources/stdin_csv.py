@@ -15,8 +15,8 @@ from time import monotonic_ns
 import numpy as np
 
 from sattn_edge.contract import Contract
-from sattn_edge.errors import RecordingError
-from sattn_edge.recording_base import check_rate, listed, rate_of
+from sattn_edge.errors import RecordingError, UsageError
+from sattn_edge.recording_base import check_rate, check_timestamps, listed, rate_of
 from sattn_edge.recording_csv import CsvRows, is_data
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 
@@ -25,6 +25,7 @@ _READ_BYTES = 1 << 16
 # A bound on what lies read and unprocessed; a full queue leaves the rest in the pipe, where nothing is lost.
 _MOST_CHUNKS = 256
 _RATE_AFTER = 50  # rows before the rate is judged
+_LONGEST_LINE = 1 << 20  # bytes; a pipe of something else must not fill the memory
 
 
 class StdinSource:
@@ -33,7 +34,7 @@ class StdinSource:
     def __init__(self, descriptor: int, contract: Contract) -> None:
         self._contract = contract
         self._descriptor = descriptor
-        self._queue: queue.Queue[Item | RecordingError] = queue.Queue(_MOST_CHUNKS)
+        self._queue: queue.Queue[Item | Exception] = queue.Queue(_MOST_CHUNKS)
         self._rows: CsvRows | None = None
         self._line = 0
         self._rest = b""
@@ -52,7 +53,7 @@ class StdinSource:
             item = self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return Signal.NOTHING
-        if isinstance(item, RecordingError):
+        if isinstance(item, Exception):
             raise item
         return item
 
@@ -61,20 +62,29 @@ class StdinSource:
         self._closed = True
 
     def _read_all(self) -> None:
+        """The thread. Whatever ends it is handed over: nobody else would hear of it."""
         try:
-            while not self._closed:
-                data = os.read(self._descriptor, _READ_BYTES)
-                arrival_ns = monotonic_ns()
-                lines = (self._rest + data).split(b"\n")
-                self._rest = lines.pop() if data else b""
-                self._take(lines, arrival_ns)
-                if not data:
-                    break
+            self._read_lines()
             if self._rows is None:
                 raise RecordingError(_SUBJECT, "ended before a header line", "CSV with a header of channel names")
-        except RecordingError as error:
+        except OSError as error:
+            self._queue.put(RecordingError(_SUBJECT, f"can't be read ({error.strerror})", "a pipe or a file"))
+        except Exception as error:  # noqa: BLE001 - raised again by `read`
             self._queue.put(error)
         self._queue.put(Signal.END)
+
+    def _read_lines(self) -> None:
+        while not self._closed:
+            data = os.read(self._descriptor, _READ_BYTES)
+            arrival_ns = monotonic_ns()
+            lines = (self._rest + data).split(b"\n")
+            self._rest = lines.pop() if data else b""
+            self._take(lines, arrival_ns)
+            if not data:
+                return
+            if len(self._rest) > _LONGEST_LINE:
+                where = f"{_SUBJECT}, line {self._line + 1}"
+                raise RecordingError(where, f"is longer than {_LONGEST_LINE:,} bytes", "a line a sample")
 
     def _take(self, lines: list[bytes], arrival_ns: int) -> None:
         """Queues the rows of these lines; those before a bad one are queued before its error is raised."""
@@ -110,9 +120,9 @@ class StdinSource:
             return
         self._early += stamps
         if len(self._early) >= _RATE_AFTER:
-            found = rate_of(np.asarray(self._early[:_RATE_AFTER], np.float64))
+            early = check_timestamps(np.asarray(self._early, np.float64), len(self._early), _SUBJECT)
             self._early = None
-            check_rate(found, "timestamp_s", self._contract, _SUBJECT)
+            check_rate(rate_of(early), "timestamp_s", self._contract, _SUBJECT)
 
 
 def _text(line: bytes, number: int) -> str:
@@ -123,5 +133,9 @@ def _text(line: bytes, number: int) -> str:
 
 
 def open_source(rest: str, contract: Contract, options: SourceOptions) -> StdinSource:  # noqa: ARG001 - the contract of sources
-    """Opens stdin; there is nothing to name."""
+    """Opens stdin. Raises UsageError where something is named behind the colon, or stdin is closed."""
+    if rest:
+        raise UsageError(f"source 'stdin:{rest}'", f"names '{rest}'", "stdin: or -", f"for a file, replay:{rest}")
+    if sys.stdin is None:
+        raise UsageError("source 'stdin:'", "stdin is closed", todo="give it a pipe or a file")
     return StdinSource(sys.stdin.fileno(), contract)

@@ -1,0 +1,51 @@
+# The verbs. Everything is installed into .venv (and .venv-device), nothing elsewhere.
+PYTHON ?= python3
+# The device environment has what JetPack 6 gets: no torch, and Python 3.10 where the machine has one.
+DEVICE_PYTHON ?= $(shell .ci/device-python $(PYTHON))
+BIN := .venv/bin
+DEVICE_BIN := .venv-device/bin
+DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
+FUZZ_COUNT ?= 20000
+
+.PHONY: demo test test-device lint bench fuzz clean
+
+demo: .venv/.installed
+	$(BIN)/sattn demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+# The runtime on a device: no torch, the oldest onnxruntime and numpy in the field.
+test-device: .venv-device/.installed
+	$(DEVICE_BIN)/python -m pytest -m "not torch"
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/overhead.py
+
+# Mutants of a model file, on both ends of the onnxruntime versions.
+fuzz: .venv/.installed .venv-device/.installed
+	$(BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
+	$(DEVICE_BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
+
+clean:
+	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist sattn-demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,dev]'
+	touch $@
+
+.venv-device/.installed: pyproject.toml constraints.txt
+	$(DEVICE_PYTHON) -m venv .venv-device
+	grep -v -e '^numpy' -e '^onnxruntime' constraints.txt > .venv-device/constraints.txt
+	$(DEVICE_BIN)/python -m pip install --quiet -c .venv-device/constraints.txt -e . $(DEVICE_PINS) pytest hypothesis
+	touch $@

@@ -1,0 +1,95 @@
+"""Stand-ins for tests: an engine without a network, and a source without a sensor.
+
+    from sattn_runtime import Stream
+    from sattn_runtime.testing import FakeEngine
+
+    engine = FakeEngine(contract, record=True)
+    decisions = Stream(engine).push(samples)
+    assert decisions[0].label == contract.labels[2]     # of a signal whose mean is near 2
+    assert (engine.windows[0] == samples[:contract.window]).all()
+
+They ship with the package, so that whoever writes a source or a sink of their own tests it with what we test ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic_ns, sleep
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattn_edge.contract import Contract
+from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, EngineInfo, check_windows
+from sattn_runtime.sources.base import Item, Signal
+
+Logits = Callable[[NDArray[np.float32]], Sequence[float]]
+
+
+class FakeEngine:
+    """An engine that obeys the protocol and computes nothing a person could not check by eye.
+
+    Args:
+        contract: what windows it takes and how many logits it gives.
+        logits: maps a window float32 [series, modal] to its logits; without it, the class whose index is
+            nearest to the window's mean has the largest one: `logits[k] = -|mean - k|`.
+        delay_s: how long every window takes, slept away.
+        record: keep a copy of every window in `windows`, in the order they came.
+
+    """
+
+    def __init__(
+        self, contract: Contract, logits: Logits | None = None, delay_s: float = 0.0, *, record: bool = False
+    ) -> None:
+        self.contract = contract
+        self.info = EngineInfo("fake", "1", "fp32", "none", 1, "sha256:" + "0" * 64)
+        self.windows: list[NDArray[np.float32]] = []
+        self.closed = False
+        self._logits, self._delay_s, self._record = logits or self._nearest, delay_s, record
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`[b, 1, series, modal]` -> logits `[b, classes]`. Raises UsageError on another shape."""
+        check_windows(x, self.contract)
+        return self._run(x)
+
+    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
+        """Like `infer` without the checks; nothing is copied, so both copies take no time."""
+        stamps[COPIED_IN] = monotonic_ns()
+        logits = self._run(x)
+        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
+        return logits
+
+    def close(self) -> None:
+        """Remembers that it was closed."""
+        self.closed = True
+
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._record:
+            self.windows += [window[0].copy() for window in x]
+        if self._delay_s:
+            sleep(self._delay_s * len(x))
+        return np.array([self._logits(window[0]) for window in x], np.float32)
+
+    def _nearest(self, window: NDArray[np.float32]) -> Sequence[float]:
+        mean = float(window.mean(dtype=np.float64))
+        return [-abs(mean - k) for k in range(len(self.contract.labels))]
+
+
+class ListSource:
+    """A source that gives the items of a list, then END for ever. An exception in the list is raised."""
+
+    def __init__(self, items: Iterable[Item | Exception], *, paced: bool = False) -> None:
+        self._items = iter(items)
+        self.paced = paced
+        self.closed = False
+
+    def read(self, timeout_s: float) -> Item:  # noqa: ARG002 - the contract of sources; nothing here is waited for
+        """The next item, at once."""
+        item = next(self._items, Signal.END)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Remembers that it was closed."""
+        self.closed = True
