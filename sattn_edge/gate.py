@@ -18,7 +18,8 @@ The numbered rules stand where they are kept:
     N1..N6  gate_nodes       a single node against its schema
     T1..T4  gate_tensors     stored tensors
     G1..G6  gate_graph       names, wiring, what the network takes and gives
-    S1..S5  gate_shapes      onnx's checker, inferred shapes, bounds on them
+    S1..S3  gate_shapes      onnx's checker, inferred shapes, bounds on them
+    L1..L4  gate_layers      single layers, once every shape is known
 
 The bounds are in gate_limits, the operators in gate_operators. Two kinds of file come here: our own model
 files (`foreign=False`), and files that other exporters made and `sattn-export` will convert (`foreign=True`:

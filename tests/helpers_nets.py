@@ -20,7 +20,8 @@ _BUNDLES = {"hapt12": "hapt", "mitdbtime": "mitdb"}
 def sattn_data() -> Any:
     """The reader that lies beside the data."""
     spec = importlib.util.spec_from_file_location("sattn_data", SHARED / "sattn_data.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

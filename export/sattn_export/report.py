@@ -118,7 +118,7 @@ def _class_text(result: ExportResult) -> list[str]:
     title = (
         f"output per class, on {where}: accuracy {right / scored:.1%}" if scored else f"output per class, on {where}:"
     )
-    return [title, *table(body, header=("label", "given", "labelled", "found"))]
+    return [title, *table(body, header=("label", "given", "labelled", "recall"))]
 
 
 def accuracy(result: ExportResult) -> float | None:

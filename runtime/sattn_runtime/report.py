@@ -119,5 +119,5 @@ def _score_text(result: RunResult) -> list[str]:
         "",
         f"accuracy {score['accuracy']:.1%}, macro F1 {score['macro_f1']:.3f} on {scored} "
         f"({unscored} without one label throughout)",
-        *table(rows, header=("truth \\ given", *labels, "found")),
+        *table(rows, header=("truth \\ given", *labels, "recall")),
     ]

@@ -227,6 +227,7 @@ class _Loop:
         if stream is None:
             return
         self._tell_gaps(stream)
+        result.latency.fold()
         ring = stream.ring
         counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
         for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):

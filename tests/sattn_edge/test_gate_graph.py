@@ -11,6 +11,7 @@ from sattn_edge.gate import admit
 from tests.helpers_onnx import (
     Change,
     Rules,
+    attribute,
     before,
     changed,
     check_rule,
@@ -259,6 +260,38 @@ def wrong_channels(model: ModelProto) -> None:
     weight.raw_data = bytes(4 * int(np.prod(weight.dims)))
 
 
+def bias_of(count: int, name: str = "block0.conv.bias") -> Change:
+    return lambda m: initializer(m, name).CopyFrom(numpy_helper.from_array(np.zeros(count, np.float32), name))
+
+
+def bias_reshaped(model: ModelProto) -> None:
+    initializer(model, "block0.conv.bias").dims[:] = [1, 4]
+
+
+def other_kernel(model: ModelProto) -> None:
+    set_ints(model, "Conv", "kernel_shape", [4, 1])
+
+
+def grouped(model: ModelProto) -> None:
+    attribute(model, "Conv", "group").i = 2
+
+
+def short_scale(model: ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "scale"))
+    inputs = ["block0.bn", "scale", "block0.bn.bias"]
+    replace(model, "Relu", helper.make_node("InstanceNormalization", inputs, ["block0.out"], name="new"))
+
+
+LAYERS: Rules = {
+    "bias too short": (bias_of(2), "node 'block0.conv' (Conv) has an input 2 of [2]; [4], one for each feature map"),
+    "bias too long": (bias_of(5), "node 'block0.conv' (Conv) has an input 2 of [5]; [4], one for each"),
+    "bias of another rank": (bias_reshaped, "has an input 2 of [1, 4]; [4], one for each feature map"),
+    "attention's bias": (bias_of(3, "block1.att.bias"), "(Conv) has an input 2 of [3]; [1], one for each"),
+    "scale too short": (short_scale, "node 'new' (InstanceNormalization) has an input 1 of [3]; [4], one for each"),
+    "kernel beside the weight": (other_kernel, "has a weight [4, 1, 3, 1] for an input [3, 1, 32, 3] and the kernel"),
+    "groups": (grouped, "has a weight [4, 1, 3, 1] for an input [3, 1, 32, 3] in 2 groups"),
+}
+
 SHAPES: Rules = {
     "unknown": (unknown_shape, "the shape of 'counted' can't be inferred ([free])"),
     "types that don't fit": (
@@ -294,7 +327,7 @@ SHAPES: Rules = {
 
 RULES = {
     f"{group}: {name}": case
-    for group, cases in {"tensors": TENSORS, "graph": GRAPH, "shapes": SHAPES}.items()
+    for group, cases in {"tensors": TENSORS, "graph": GRAPH, "shapes": SHAPES, "layers": LAYERS}.items()
     for name, case in cases.items()
 }
 

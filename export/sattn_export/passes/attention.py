@@ -94,16 +94,14 @@ def _match(graph: Graph, gate: NodeProto) -> _Block | str | None:
     multiply = graph.only_reader(gate.output[0])
     if multiply is None:
         return "the gate's map is used more than once"
-    others = [i for i in multiply.input if i != gate.output[0]]
-    if len(others) != 1:
-        return "the gate's map is multiplied with itself"
+    x = next(i for i in multiply.input if i != gate.output[0])
     conv = graph.producers.get(gate.input[0])
     if conv is None or conv.op_type != "Conv":
         return f"the sigmoid reads {conv.op_type if conv is not None else 'an input'}, not a convolution"
     weight = _weight(graph, conv)
     if isinstance(weight, str):
         return weight
-    return _match_pool(graph, others[0], (conv, gate, multiply), weight)
+    return _match_pool(graph, x, (conv, gate, multiply), weight)
 
 
 def _match_pool(

@@ -39,7 +39,7 @@ class StdinSource:
         self._line = 0
         self._rest = b""
         self._early: list[float] | None = []
-        self._closed = False
+        self._closed = self._ended = False
         threading.Thread(target=self._read_all, name="sattn-stdin", daemon=True).start()
 
     @property
@@ -49,12 +49,15 @@ class StdinSource:
 
     def read(self, timeout_s: float) -> Item:
         """The next item, or NOTHING. Raises RecordingError for the line it happened on, after all before it."""
+        if self._ended:
+            return Signal.END
         try:
             item = self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return Signal.NOTHING
         if isinstance(item, Exception):
             raise item
+        self._ended = item is Signal.END
         return item
 
     def close(self) -> None:
