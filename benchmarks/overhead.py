@@ -8,8 +8,9 @@ Three loops over the same windows take turns, round by round, on one thread:
     stream    Stream.process on chunks of one hop, what a live source gives
     run       the whole of `sattn-run`: stream, journal to a file, latency histograms, score
 
-Printed: microseconds a window outside the ONNX Runtime call at the median (a stream's own stages, and what emitting
-took), and the time of each loop over that of the bare one, as medians over rounds. It would catch a copy, an
+Printed: microseconds a window outside the ONNX Runtime call at the median, and the time of each loop over that of the
+bare one, as medians over rounds. Outside a benchmark most of those microseconds are cache misses: the inference between
+two windows has pushed the interpreter out of the core's caches. It would catch a copy, an
 allocation or a conversion creeping into the hot path. Without --model a reference network with random weights is
 built with plain onnx, so this runs on a device without torch.
 """
@@ -25,7 +26,8 @@ from time import perf_counter_ns
 
 import numpy as np
 
-from sattn_edge.engine import EngineOptions, open_engine
+from sattn_edge.engine import Engine, EngineOptions, open_engine
+from sattn_edge.engine_onnxruntime import session
 from sattn_edge.model_file import ModelFile, load_model_file
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import STAGES, Latency
@@ -36,50 +38,30 @@ from sattn_runtime.stream import Stream
 _INFER = STAGES.index("infer")
 
 
-class TimedSession:
-    """Stands before an engine's ONNX Runtime session and adds up the time its calls take."""
-
-    def __init__(self, session: object) -> None:
-        self._session = session
-        self.calls_ns: list[int] = []
-
-    def run(self, outputs: object, feeds: object) -> object:
-        """As `InferenceSession.run`."""
-        began = perf_counter_ns()
-        result = self._session.run(outputs, feeds)  # type: ignore[attr-defined]
-        self.calls_ns.append(perf_counter_ns() - began)
-        return result
-
-
 def measure(model: ModelFile, hop: int, windows: int, rounds: int) -> dict[str, float]:
     """Medians over rounds; each round runs every loop over the same windows."""
     engine = open_engine(model, "onnxruntime", EngineOptions())
-    timed = TimedSession(engine._session)  # type: ignore[attr-defined]
-    engine._session = timed  # type: ignore[attr-defined]
+    bare = session(model.data, model.name)
     length, modal = model.contract.window, model.contract.modal
     signal = _signal(model, length + hop * (windows - 1))
     ready = [np.ascontiguousarray(signal[i * hop : i * hop + length])[None, None] for i in range(windows)]
     rows: dict[str, list[float]] = {"bare": [], "stream": [], "run": []}
     outside: dict[str, list[float]] = {"stream": [], "run": []}
     for _ in range(rounds):
-        timed.calls_ns.clear()
         began = perf_counter_ns()
         for window in ready:
-            timed.run(["logits"], {"window": window})
+            bare.run(["logits"], {"window": window})
         rows["bare"].append((perf_counter_ns() - began) / windows)
         for name in ("stream", "run"):
-            timed.calls_ns.clear()
-            each = _loop(engine, signal, hop, whole=name == "run")
+            each, inside = _loop(engine, signal, hop, whole=name == "run")
             rows[name].append(sum(each) / windows)
-            inside = timed.calls_ns
             outside[name] += [a - b for a, b in zip(each, inside, strict=True)]
-    bare = statistics.median(rows["bare"])
     return {
         "window": length,
         "modal": modal,
         "hop": hop,
         "windows": windows * rounds,
-        "bare_us": bare / 1000,
+        "bare_us": statistics.median(rows["bare"]) / 1000,
         "stream_outside_us": statistics.median(outside["stream"]) / 1000,
         "run_outside_us": statistics.median(outside["run"]) / 1000,
         "stream_ratio": statistics.median(s / b for s, b in zip(rows["stream"], rows["bare"], strict=True)),
@@ -93,16 +75,17 @@ def _signal(model: ModelFile, samples: int) -> np.ndarray:
     return (noise * np.asarray(model.contract.stds) + np.asarray(model.contract.means)).astype(np.float32)
 
 
-def _loop(engine: object, signal: np.ndarray, hop: int, *, whole: bool) -> list[int]:
-    """Time a window takes from its chunk being there to its decision handed over, in ns."""
-    stream = Stream(engine, hop)  # type: ignore[arg-type]
+def _loop(engine: Engine, signal: np.ndarray, hop: int, *, whole: bool) -> tuple[list[int], list[int]]:
+    """For each window, in ns: from its chunk being there to its decision handed over; in the ONNX Runtime call."""
+    stream = Stream(engine, hop)
     length = stream.ring.window
     first = (length - 1) % hop + 1
     ends = range(first, len(signal) + 1, hop)
     each: list[int] = []
+    inside: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(str(Path(folder) / "journal.jsonl")) if whole else None
-        latency, score = Latency(10**9), Score(engine.contract.labels)  # type: ignore[attr-defined]
+        latency, score = Latency(10**9), Score(engine.contract.labels)
         score.begin(np.zeros(len(signal), np.int16))
         begin = 0
         for end in ends:
@@ -111,12 +94,14 @@ def _loop(engine: object, signal: np.ndarray, hop: int, *, whole: bool) -> list[
                 if journal is not None:
                     truth = score.add(decision)
                     journal.window("bench", decision, truth, scored=True)
+                    journal.flush()
                     latency.add(decision.latency_ns, 0, perf_counter_ns())
                 each.append(perf_counter_ns() - came)
+                inside.append(decision.latency_ns[_INFER])
             begin = end
         if journal is not None:
             journal.close()
-    return each
+    return each, inside
 
 
 def _built(window: int, modal: int, hop: int) -> ModelFile:

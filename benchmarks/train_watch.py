@@ -1,7 +1,7 @@
 """Trains the demo's checkpoint on recordings of seven shoulder exercises, with no subject on both sides.
 
-    python benchmarks/train_watch.py --out build/watch                    # two minutes or so on one CPU thread
-    python benchmarks/train_watch.py --only-cross-validate                # about ten minutes, writes nothing
+    python benchmarks/train_watch.py --out build/watch                    # one to three minutes on one CPU thread
+    python benchmarks/train_watch.py --only-cross-validate                # seven trainings, writes nothing
 
 Writes `watch.safetensors` (the state_dict), `watch.toml` (its contract) and `watch_report.json` (how it did, on whom).
 
@@ -11,7 +11,7 @@ choice and was scored once, with the finished network. The demo replays 7 and 8,
 its wrists; its sessions are cut out of those subjects' right-arm recordings, so its figure for subject 8 repeats part
 of the test and is no second opinion.
 
-The recipe. Five blocks of 24-48-64-96-128 maps, kernel 5: a sixth of the reference's parameters, with a wider view.
+The recipe. Five blocks of 24-48-64-96-128 maps, kernel 5: a fifth of the reference's parameters, with a wider view.
 Random crops, recordings drawn evenly; each crop is turned by a small random angle (a watch sits on every wrist a bit
 differently), played up to a fifth faster or slower with its angular rates scaled to match, and given a little noise.
 Mixup, label smoothing, AdamW with warm-up and cosine, and a moving average of the weights.
@@ -22,23 +22,28 @@ ran in bfloat16 except in the last line, which is this script. "Turned and so on
     blocks, kernel   what                                               crops   accuracy  macro F1
     4, k5            no augmentation                                    15360   0.837     0.848
     4, k5            turned and so on, left and right arm mirrored      15360   0.864     0.873
-    4, k5            the same, more roll about the forearm (20 deg)     15360   0.862     0.871
-    4, k5            the same, gates of (3, 11): they see all channels  15360   0.867     0.874
+    4, k5            mirrored, more roll about the forearm (20 deg)     15360   0.862     0.871
+    4, k5            mirrored, gates of (3, 11) that see all channels   15360   0.867     0.874
     4, k5            turned and so on, no mirroring                     15360   0.878     0.885
-    4, k5            and mixup                                          15360   0.869     0.878
-    4, k3            and mixup, wider (32-64-96-128)                    15360   0.867     0.875
+    4, k5            turned and so on, mixup                            15360   0.869     0.878
+    4, k3            turned and so on, mixup, wider (32-64-96-128)      15360   0.867     0.875
     5, k5            turned and so on, mirrored                         15360   0.871     0.879
     5, k7            turned and so on                                   15360   0.857     0.868
     5, k5            turned and so on, window 256 (1465 windows)        15360   0.860     0.872
     5, k5            turned and so on                                   30720   0.878     0.889
     5, k5            turned and so on, mixup                            15360   0.883     0.892
-    5, k5            the same, seed 1                                   15360   0.863     0.871
+    5, k5            turned and so on, mixup, seed 1                    15360   0.863     0.871
     5, k5            turned and so on, mixup                            30720   0.913     0.922
     5, k5            turned and so on, mixup, float32                   61440   0.915     0.924
 
-One seed is worth about 0.02, so most of these lines can't be told apart. What stands out is that augmentation helps,
+Another seed moved a line by 0.02, so most of these can't be told apart. What stands out is that augmentation helps,
 and mixup with a longer training most. Mirroring (ax, wy and wz change sign from one arm to the other) gained nothing:
 every subject was recorded on both arms. What is left is ABD against FEL and IR against ER, nearly alone.
+
+How it did: subject 7 0.940 / 0.949 (accuracy / macro F1, 251 windows; the same training as its fold above), subject 8,
+the test, 0.808 / 0.814 (229 windows). The test is one person, whose abductions look like the others' elevations: 44
+of 229 windows are wrong, 27 of them ABD taken for FEL and 16 IR taken for ER. Over the eight people, each unseen, it
+runs from 0.81 to 0.98. The demo's two sessions, every 50 samples: 0.955 and 0.785, together 0.869 (360 windows).
 """
 
 from __future__ import annotations
@@ -66,6 +71,10 @@ HOP = 50  # of the contract, one second
 SCORE_HOP = 100
 # Full scale of a usual wrist sensor, +-16 g and +-2000 degrees a second: beyond it a reading is broken.
 FULL_SCALE = {"g": 16.0, "rad/s": 34.9}
+NOTE = (
+    "Subjects 1-6 trained the weights. 7 was not trained on, but helped to choose the recipe in cross-validation. "
+    "8 took no part in any choice and was scored once. The demo's sessions are cut out of 7's and 8's recordings."
+)
 
 
 @dataclass(frozen=True)
@@ -366,6 +375,7 @@ def main() -> None:
         "threads": 1,
         "classes": data.classes,
         "subjects": {"train": sorted(TRAIN), "validation": [7], "test": [8], "demo": [7, 8]},
+        "note": NOTE,
     }
     if args.cross_validate or args.only_cross_validate:
         folds = cross_validate(data, recipe, args.seed)

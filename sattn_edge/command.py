@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TextIO
+from typing import Any, ParamSpec, TextIO
 
 import typer
 
@@ -24,6 +24,9 @@ EXIT_CODES = (
     "5 a budget was missed, 6 device, backend or engine missing, 7 digest mismatch, 8 source lost, "
     "130 interrupted twice."
 )
+# What typer raises for an option it refuses; typer carries its own copy of click, so the class has no other name.
+_RefusedError: Any = typer.BadParameter.__mro__[2]
+_READER_LEFT = 141  # what a shell shows for a command that SIGPIPE ended
 _printed_json = False
 JSON_HELP = "Print one JSON object instead of text."
 
@@ -37,12 +40,16 @@ def new_app(main: Callable[..., None]) -> typer.Typer:
 
 def run_app(app: typer.Typer, prog: str, args: list[str] | None) -> None:
     """Runs an application under the name the user typed, and ends the process with its exit code."""
+    global _printed_json
+    _printed_json = False
+    arguments = sys.argv[1:] if args is None else args
     try:
-        app(args=args, prog_name=prog)
-    except BrokenPipeError:
-        # The reader of our stdout left (`| head`): not an error of ours. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = app(args=arguments, prog_name=prog, standalone_mode=False)
+    except _RefusedError as error:
+        error.show()
+        _print_json_error("UsageError", error.format_message(), error.exit_code, as_json="--json" in arguments)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def handled(main: Callable[P, None]) -> Callable[P, None]:
@@ -57,8 +64,12 @@ def handled(main: Callable[P, None]) -> Callable[P, None]:
             fail(error, as_json=as_json)
         except KeyboardInterrupt:
             fail(InterruptedTwiceError("interrupted", "nothing was written"), as_json=as_json)
-        except (typer.Exit, BrokenPipeError):
+        except typer.Exit:
             raise
+        except BrokenPipeError as error:
+            # The reader of our stdout left (`| head`): not an error of ours. Python would complain again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_READER_LEFT) from error
         except Exception as error:
             traceback.print_exc()
             sys.stderr.write("\nThis is a bug in sattn-edge: please report it with the lines above.\n")
@@ -81,15 +92,15 @@ def _print_json_error(kind: str, message: str, code: int, *, as_json: bool) -> N
         print_json({"error": {"kind": kind, "message": message}, "exit_code": code})
 
 
-def print_json(value: object) -> None:
-    """One JSON object on stdout; an error that follows it is told by the exit code and on stderr."""
+def print_json(value: object, *, to_stderr: bool = False) -> None:
+    """One JSON object on stdout, or on stderr where stdout is taken; an error after it is not told in JSON again."""
     import msgspec
 
     global _printed_json
     _printed_json = True
 
     encoded = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    sys.stdout.write(encoded.decode() + "\n")
+    print_lines([encoded.decode()], to_stderr=to_stderr)
 
 
 def print_lines(lines: list[str], *, to_stderr: bool = False) -> None:

@@ -101,7 +101,6 @@ def load_contract(path: Path) -> Contract:
 
     Raises:
         ContractError: not there, not TOML, an unknown or missing key, or a value that can't be.
-
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -109,7 +108,7 @@ def load_contract(path: Path) -> Contract:
         raise ContractError(str(path), f"can't be read ({error})", "a contract is a TOML file") from error
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a plain ValueError
         raise ContractError(str(path), f"is not TOML ({error})", "a contract is a TOML file") from error
     return contract_from_dict(raw, str(path))
 
@@ -187,6 +186,8 @@ def _no_repeats(names: list[str], kind: str, subject: str) -> None:
     for i, name in enumerate(names):
         if not name.strip():
             raise ContractError(subject, f"{kind} {i} has an empty name", f"every {kind} has a name")
+        if not name.isprintable():
+            raise ContractError(subject, f"{kind} {i} is named {name!r}", "a name without control characters")
         if name in names[:i]:
             raise ContractError(subject, f"{kind} '{name}' stands twice", f"every {kind} has its own name")
 

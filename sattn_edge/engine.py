@@ -67,7 +67,6 @@ class Engine(Protocol):
 
         Raises:
             UsageError: another dtype or shape.
-
         """
 
     def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
@@ -89,7 +88,6 @@ def load_engine(
         UsageError: an unknown backend, or fewer than one thread.
         ModelFileError: the file was refused.
         UnavailableError: the backend is not installed or does not have the precision.
-
     """
     check_backend(backend)  # before a file is read
     from sattn_edge.model_file import load_model_file

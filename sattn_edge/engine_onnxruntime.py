@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from time import monotonic_ns
 from typing import Any
 
 import numpy as np
+
+# Newer releases start a telemetry client when they are imported, which leaves files in the home folder. On a device
+# that has to run unattended it is off, unless the user turned it on.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -14,6 +20,7 @@ from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, EngineInfo, Engin
 from sattn_edge.errors import ModelFileError, UnavailableError
 from sattn_edge.model_file import ModelFile
 
+VERSION: str = ort.__version__
 PROVIDER = "CPUExecutionProvider"
 PRECISIONS = ("fp32",)
 _QUIET = 3  # errors only; the gate has already said what a person needs to know
@@ -30,7 +37,7 @@ class OnnxRuntimeEngine:
         self.contract: Contract = model.contract
         self.info = EngineInfo(
             backend="onnxruntime",
-            version=ort.__version__,
+            version=VERSION,
             precision=options.precision,
             device=PROVIDER,
             threads=options.threads,

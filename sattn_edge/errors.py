@@ -6,7 +6,8 @@
     ├── InputError (3)           a file or its data can't be used
     │   ├── CheckpointError      weights, programs and factories
     │   ├── ModelFileError       an ONNX file, as the gate or the reader found it
-    │   └── RecordingError       recordings and window sets
+    │   ├── RecordingError       recordings and window sets
+    │   └── JournalError         the journal can't be written any more
     ├── QualityError (4)         parity, accuracy or golden windows failed
     ├── BudgetError (5)          a budget the user set was missed
     ├── UnavailableError (6)     a device, backend or engine is missing
@@ -61,6 +62,10 @@ class ModelFileError(InputError):
 
 class RecordingError(InputError):
     """A recording or a set of windows can't be used with this contract."""
+
+
+class JournalError(InputError):
+    """The journal can't be written any more: a full disk, a device that is gone."""
 
 
 class QualityError(SattnEdgeError):

@@ -65,7 +65,6 @@ def admit(data: bytes, subject: str, *, foreign: bool = False) -> ModelProto:
 
     Raises:
         ModelFileError: a rule does not hold; whatever the bytes are, nothing else is raised.
-
     """
     case = Case(subject, foreign)
     try:

@@ -1,7 +1,7 @@
 """The gate's rules for a single node, read off the ONNX operator schemas at the declared opset.
 
 N1  the operator is ONNX's own, in force at this opset and among those taken, or a function of the file
-N2  there are as many inputs and outputs as the schema allows, and only optional ones are left out
+N2  there are as many inputs and outputs as the schema allows; only optional ones are left out, the last never
 N3  attributes are named, typed and complete as the schema says, each one once and with one value
 N4  no subgraphs, and no sparse, type or list-of-tensor attributes; tensor attributes obey the tensor rules
 N5  kernels, strides, dilations, pads and groups are within bounds, not negative, and agree on their length
@@ -158,6 +158,11 @@ def _signature(op_type: str, opset: int) -> _Signature | None:
 
 def _check_inputs(node: NodeProto, signature: _Signature, case: Case) -> None:
     _check_count(node, "inputs", len(node.input), signature.inputs, case)
+    # Some kernels take the number of inputs for the inputs there are: ONNX Runtime's LayerNormalization dies of it.
+    if node.input and not node.input[-1]:
+        raise case.refuse(
+            f"{describe(node)} ends with an input that is left out", "a shorter list of inputs", "take it off the list"
+        )
     for i, name in enumerate(node.input):
         required = signature.required[min(i, len(signature.required) - 1)]
         if not name and required:

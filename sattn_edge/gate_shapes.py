@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import prod
 
 import onnx
-from onnx import ModelProto, TensorProto, checker, inliner, shape_inference
+from onnx import ModelProto, TensorProto, checker, inliner, shape_inference, version_converter
 
 from sattn_edge.gate_graph import Dims, declared, network_inputs, shape_text
 from sattn_edge.gate_layers import Known, check_layers, constants_of
@@ -24,6 +24,7 @@ from sattn_edge.gate_limits import (
     type_name,
 )
 
+_FOLLOWS_SHAPES = 17
 # What onnx's C++ throws: its own two errors, and what the standard library's exceptions become in Python.
 _ONNX_ERRORS = (
     checker.ValidationError,
@@ -58,6 +59,7 @@ def check_shapes(flat: ModelProto, case: Case) -> None:
     """S2, S3 and the rules for layers, on a model without functions, which is changed: its batch is fixed."""
     outputs = {v.name: declared(v, case)[1] for v in flat.graph.output}
     _fix_batch(flat, case)
+    flat = _raised(flat, case)
     try:
         inferred = shape_inference.infer_shapes(flat, check_type=True, strict_mode=True, data_prop=True)
     except _ONNX_ERRORS as error:
@@ -82,6 +84,17 @@ def _fix_batch(flat: ModelProto, case: Case) -> None:
     del flat.graph.value_info[:]
     for value in flat.graph.output:
         value.type.tensor_type.ClearField("shape")
+
+
+def _raised(flat: ModelProto, case: Case) -> ModelProto:
+    """Others' older files in newer definitions: onnx follows a computed shape (Shape, Gather, Concat) only there."""
+    opset = next(o.version for o in flat.opset_import if o.domain in ("", "ai.onnx"))
+    if not case.foreign or opset >= _FOLLOWS_SHAPES:
+        return flat
+    try:
+        return version_converter.convert_version(flat, _FOLLOWS_SHAPES)
+    except _ONNX_ERRORS:
+        return flat  # the shapes may be plain all the same; if not, the rule below says which
 
 
 def _known(inferred: ModelProto, case: Case) -> Known:

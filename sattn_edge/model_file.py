@@ -27,6 +27,7 @@ FORMAT = 1
 PREFIX = "sattn_edge."
 GOLDEN_MAX_COUNT = 64
 GOLDEN_MAX_BYTES = 1 << 20
+_LONGEST_FORMAT = 9  # digits; a version number of thousands of them is no number to Python
 _REEXPORT = "make it with sattn-export"
 
 
@@ -98,7 +99,6 @@ def load_model_file(path: str | Path) -> ModelFile:
     Raises:
         ModelFileError: not there, refused by the gate, not made by sattn-export, a newer format, or metadata
             that does not fit the graph.
-
     """
     path = Path(path)
     try:
@@ -142,7 +142,7 @@ def _check_format(props: dict[str, str], name: str) -> None:
         )
     if not found.isascii() or not found.isdigit():
         raise ModelFileError(name, f"sattn_edge.format is {found[:20]!r}", f"a number up to {FORMAT}", _REEXPORT)
-    if int(found) > FORMAT:
+    if len(found) > _LONGEST_FORMAT or int(found) > FORMAT:
         raise ModelFileError(
             name,
             f"has format {found[:20]}",
@@ -210,6 +210,8 @@ def _check_fits(proto: ModelProto, contract: Contract, golden: Golden, name: str
             _REEXPORT,
         )
     n = len(golden.x)
+    if n > GOLDEN_MAX_COUNT:
+        raise ModelFileError(name, f"carries {n} golden windows", f"at most {GOLDEN_MAX_COUNT}", _REEXPORT)
     if golden.x.shape != (n, 1, *window) or golden.logits.shape != (n, len(contract.labels)):
         raise ModelFileError(name, "golden windows do not have the contract's shape", todo=_REEXPORT)
 

@@ -30,7 +30,6 @@ class SpatialAttentionModule(nn.Module):
         UsageError: an even kernel or an unknown pooling.
 
     Source: the spatial half of CBAM (Woo et al. 2018, arXiv:1807.06521), with mean pooling and one axis.
-
     """
 
     def __init__(self, kernel_size: int | tuple[int, int] = 3, pooling: Pooling = "mean") -> None:
@@ -72,7 +71,6 @@ class SpatialAttentionNeuralNetwork(nn.Module):
         stride: time stride of each main convolution.
         pooling: of the gates, see `SpatialAttentionModule`.
         attention_kernel: of the gates, see `SpatialAttentionModule`.
-
     """
 
     def __init__(

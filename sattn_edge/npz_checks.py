@@ -15,7 +15,6 @@ def file_channels(file: NpzFile, count: int, contract: Contract) -> tuple[Channe
 
     Raises:
         RecordingError: a channel is missing, the counts differ, or a unit is wrong.
-
     """
     if "channels" in file:
         names = _per_channel(file, "channels", count)

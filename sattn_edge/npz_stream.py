@@ -65,7 +65,6 @@ class NpzFile:
 
     Raises:
         RecordingError: not there, empty, or not a zip file.
-
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,7 +179,6 @@ class ArrayStream:
 
         Raises:
             RecordingError: the data ends early or fails its checksum.
-
         """
         if self.header.fortran and len(self.header.shape) > 1:
             return self._columns()[start:stop]

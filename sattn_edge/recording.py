@@ -40,7 +40,6 @@ def open_recordings(spec: str, contract: Contract) -> Iterator[Recording]:
 
     Raises:
         RecordingError: the file, its data, or its fit to the contract; exit code 3.
-
     """
     path, name = split_spec(spec)
     return _from_csv(path, name, contract) if path.suffix.lower() == ".csv" else _from_npz(path, name, contract)
@@ -51,7 +50,6 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
 
     Raises:
         RecordingError: no such file, a folder, or a suffix that no recording has.
-
     """
     cuts = [i for i, c in enumerate(spec) if c == "#"]
     candidates = [(spec, None), *((spec[:i], spec[i + 1 :]) for i in cuts)]

@@ -55,7 +55,6 @@ def map_channels(names: Sequence[str], contract: Contract, subject: str) -> Chan
 
     Raises:
         RecordingError: a channel is missing, or stands twice.
-
     """
     columns = tuple(_column(names, name, subject) for name in contract.channel_names)
     ignored = tuple(n for i, n in enumerate(names) if i not in columns and n)
@@ -185,7 +184,6 @@ def map_labels(values: Array, class_names: Sequence[str] | None, contract: Contr
 
     Raises:
         RecordingError: another dtype, or an index beyond the names.
-
     """
     if values.dtype.kind == "U":
         names, inverse = np.unique(values, return_inverse=True)

@@ -49,7 +49,6 @@ class CsvRows:
 
     Raises:
         RecordingError: a channel is missing or stands twice, or the line is no header.
-
     """
 
     def __init__(self, header: str, contract: Contract, subject: str, line_number: int = 1) -> None:
@@ -79,7 +78,6 @@ class CsvRows:
 
         Raises:
             RecordingError: another number of fields than the header's, or a cell that is no number.
-
         """
         line = line.rstrip("\r\n")
         cells = line.split(",") if '"' not in line else self._split(line, line_number)
@@ -180,7 +178,6 @@ def read_csv(path: Path, contract: Contract) -> Recording:
 
     Raises:
         RecordingError: not text, a wrong line (named by its number), or a check of the contract.
-
     """
     try:
         with path.open(encoding="utf-8-sig") as file:

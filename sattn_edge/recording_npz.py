@@ -55,7 +55,6 @@ def read_npz(file: NpzFile, pick: str | None, contract: Contract) -> Iterator[Re
 
     Raises:
         RecordingError: whatever does not fit the contract, or is wrong with the file.
-
     """
     signal = _open_signal(file, contract)
     channels, notes = file_channels(file, signal.header.shape[1], contract)

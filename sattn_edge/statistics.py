@@ -41,7 +41,6 @@ def channel_statistics(windows: WindowSet, contract: Contract) -> WindowStatisti
 
     Raises:
         UsageError: the windows have another number of channels than the contract.
-
     """
     x = windows.x
     if x.shape[-1] != contract.modal:

@@ -53,7 +53,6 @@ def load_windows(spec: str, contract: Contract, *, limit: int | None = None) -> 
     Raises:
         RecordingError: no windows, non-finite values, or whatever does not fit the contract; exit code 3.
         UsageError: limit is below 1.
-
     """
     if limit is not None and limit < 1:
         raise UsageError("limit", f"is {limit}", "a number of windows, 1 or more")
@@ -87,7 +86,6 @@ def cut(
         x float32 [n, 1, window, modal], a read-only view of the samples if there is no gap;
         y int16 [n], the common label of all samples of the window, else -1, or None without labels;
         start int64 [n], first samples. n may be 0.
-
     """
     hop = contract.hop if hop is None else hop
     if hop < 1:

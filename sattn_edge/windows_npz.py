@@ -36,7 +36,6 @@ def read_windows(file: NpzFile, contract: Contract) -> WindowArrays:
 
     Raises:
         RecordingError: no windows, or whatever does not fit the contract.
-
     """
     x, notes = _read_x(file, "x" if "x" in file else "X", contract)
     y, told = _read_y(file, len(x), contract)

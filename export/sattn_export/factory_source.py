@@ -29,7 +29,6 @@ def open_factory(spec: str, contract: Contract, weights: Path | None) -> Source:
     Raises:
         UsageError: no weights. CheckpointError: no such factory, or it fails, or the weights do not fit.
         ContractError: the network does not take the contract's windows.
-
     """
     if weights is None:
         raise UsageError(

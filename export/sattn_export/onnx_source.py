@@ -30,7 +30,6 @@ def open_onnx(path: Path, contract: Contract) -> Source:
         ModelFileError: refused by the gate or by ONNX Runtime.
         CheckpointError: already a model file, or not one window tensor to one logits tensor.
         ContractError: other window, channels or classes than the contract's.
-
     """
     data = path.read_bytes()
     model = admit(data, path.name, foreign=True)

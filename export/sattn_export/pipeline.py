@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
@@ -21,6 +20,7 @@ from sattn_edge._version import __version__
 from sattn_edge.contract import Contract, load_contract
 from sattn_edge.cost import Cost, cost
 from sattn_edge.engine import Engine, EngineOptions
+from sattn_edge.engine_onnxruntime import VERSION as ONNXRUNTIME_VERSION
 from sattn_edge.engine_onnxruntime import open_engine
 from sattn_edge.errors import QualityError, UsageError
 from sattn_edge.files import write_atomic
@@ -97,7 +97,6 @@ def export(options: ExportOptions) -> ExportResult:
         UsageError: options that can't be. ContractError: a contract that does not hold or fit.
         CheckpointError: a checkpoint that can't be used. RecordingError: data that can't be used.
         QualityError: the graph does not give what the checkpoint gives.
-
     """
     check_output(options.output, [options.checkpoint, options.contract, options.data, options.weights])
     contract = load_contract(options.contract)
@@ -192,7 +191,7 @@ def _assemble(
         "versions": {
             "torch": str(torch.__version__),
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": ONNXRUNTIME_VERSION,
         },
         "data": None if data is None else _data_row(options, data),
     }

@@ -10,7 +10,7 @@ from sattn_edge.contract import Contract
 from sattn_edge.errors import ContractError, UsageError
 from sattn_edge.model_file import GOLDEN_MAX_BYTES
 
-_FLOAT32 = np.finfo(np.float32)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def check_output(output: Path, inputs: list[str | Path | None]) -> None:
@@ -29,11 +29,11 @@ def check_output(output: Path, inputs: list[str | Path | None]) -> None:
 def check_numbers(contract: Contract, subject: str) -> None:
     """Raises ContractError for a mean or std that is no float32, or a window too large for a golden one."""
     for channel, mean, std in zip(contract.channel, contract.means, contract.stds, strict=True):
-        if abs(mean) > _FLOAT32.max or not _FLOAT32.tiny <= std <= _FLOAT32.max:
+        if abs(mean) > _LARGEST or not _SMALLEST <= std <= _LARGEST:
             raise ContractError(
                 f"{subject}, channel '{channel.name}'",
                 f"mean {mean:g} and std {std:g} do not fit float32",
-                f"std from {_FLOAT32.tiny:.2g}, both up to {_FLOAT32.max:.2g}",
+                f"std from {_SMALLEST:.2g}, both up to {_LARGEST:.2g}",
                 "give the channel another unit",
             )
     size = contract.window * contract.modal * 4

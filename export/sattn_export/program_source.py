@@ -21,7 +21,6 @@ def open_program(path: Path, contract: Contract, *, trust_code: bool) -> Source:
     Raises:
         UsageError: not trusted. CheckpointError: no program, or not one window to one tensor of logits.
         ContractError: other windows or classes than the contract's.
-
     """
     if not trust_code:
         raise UsageError(

@@ -45,7 +45,6 @@ def build_reference(state: StateDict, contract: Contract, subject: str) -> Spati
     Raises:
         CheckpointError: keys missing, extra or misshapen, each named.
         ContractError: channels, labels, pooling or window that do not fit the weights.
-
     """
     shape = read_architecture(state, contract, subject)
     network = SpatialAttentionNeuralNetwork(

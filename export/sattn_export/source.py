@@ -42,7 +42,6 @@ def open_source(checkpoint: str, contract: Contract, *, weights: Path | None, tr
         UsageError: options that do not go with this kind of checkpoint.
         CheckpointError: it can't be read or is not a network over such windows.
         ContractError: it does not fit the contract.
-
     """
     path = Path(checkpoint)
     if ":" in checkpoint and not path.exists():

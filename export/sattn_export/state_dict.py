@@ -27,7 +27,6 @@ def read_state_dict(path: Path) -> StateDict:
 
     Raises:
         CheckpointError: not there, damaged, a pickled module, not tensors, or tensors with NaN or Inf.
-
     """
     if not path.is_file():
         raise CheckpointError(str(path), "is not a file", todo="name a .pt, .pth or .safetensors file")

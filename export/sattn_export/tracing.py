@@ -35,7 +35,6 @@ def trace_module(module: nn.Module, contract: Contract, subject: str) -> tuple[I
     Raises:
         ContractError: the module refuses the contract's window, channels or labels; says the least window.
         CheckpointError: it can't be traced, or does not map [b, 1, series, modal] to [b, classes].
-
     """
     module = module.eval()
     _try_forward(module, contract, subject)

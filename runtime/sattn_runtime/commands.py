@@ -25,7 +25,10 @@ def _run(
     ],
     hop: Annotated[int | None, typer.Option(help="Samples from one window to the next (the contract's).")] = None,
     speed: Annotated[str, typer.Option(help="Pace of a replay: max, or a factor (1.0 is real time).")] = "max",
-    journal: Annotated[str | None, typer.Option(help="Append decisions here, a JSON line each; - is stdout.")] = None,
+    journal: Annotated[
+        str | None,
+        typer.Option(help="Append decisions here, a JSON line each; - is stdout, and the report goes to stderr."),
+    ] = None,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
@@ -59,7 +62,7 @@ def _run(
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen)
     if json_output:
-        print_json(report.as_data(result))
+        print_json(report.as_data(result), to_stderr=journal == "-")
     else:
         print_lines(report.as_text(result), to_stderr=journal == "-")
     check_budget(result)

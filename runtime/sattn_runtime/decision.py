@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sattn_edge.errors import UsageError
 
 NON_FINITE = "non-finite input"
+OVERFLOW = "non-finite logits"
 
 
 @dataclass(slots=True)
@@ -52,8 +53,8 @@ class Smoother:
         """(class, score) after this window."""
         if self.count == 1:
             # The class from the logits themselves: two scores can round to the same number.
-            index = logits.index(max(logits))
-            return index, softmax(logits)[index]
+            top = max(logits)
+            return logits.index(top), 1 / sum([math.exp(v - top) for v in logits])
         self._last.append(softmax(logits))
         mean = [sum(column) / len(self._last) for column in zip(*self._last, strict=True)]
         index = mean.index(max(mean))

@@ -1,24 +1,27 @@
 """The journal: what was decided, one JSON object a line, appended.
 
-`type` is `start` (a stream begins), `window` (a decision) or `gap`. Every line is written whole by one call, so a
-kill loses at most the last one; a torn last line is taken off when the journal is opened again.
+`type` is `start` (a stream begins), `window` (a decision) or `gap`. Lines are held until `flush`, which a live loop
+calls after every decision and a replay at full speed after every chunk. They are written whole, so a kill tears at most
+the last one; a torn last line is taken off when the journal is opened again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
 
 import msgspec
 
-from sattn_edge.errors import UsageError
+from sattn_edge.errors import JournalError, UsageError
 from sattn_runtime.decision import Decision
 from sattn_runtime.latency import STAGES
 from sattn_runtime.stream import Gap
 
 # A line can't hold how long it took to write itself.
 _StageTimes = msgspec.defstruct("_StageTimes", [(name, float) for name in STAGES[:-1]], gc=False)
+_ROOM = "make room, and run it again: what was written stays"
 _FIRST = b'{"type":"'
 _TAIL_BYTES = 1 << 16
 
@@ -46,7 +49,6 @@ class Journal:
 
         Raises:
             UsageError: the file can't be written, or holds something that is no journal.
-
         """
         self.path = path
         self.lines = 0
@@ -68,13 +70,24 @@ class Journal:
         size = os.fstat(self._descriptor).st_size
         if size == 0:
             return
-        if os.pread(self._descriptor, len(_FIRST), 0) != _FIRST:
+        first = os.pread(self._descriptor, len(_FIRST), 0)
+        if not _FIRST.startswith(first):
             os.close(self._descriptor)
             raise UsageError("--journal", f"'{self.path}' exists and is no journal", "a new file, or a journal")
-        tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn:
-            os.ftruncate(self._descriptor, size - torn)
+        whole = self._whole_lines(size)
+        if whole < size:
+            os.ftruncate(self._descriptor, whole)
+
+    def _whole_lines(self, size: int) -> int:
+        """How many bytes of the file are whole lines, read from its end."""
+        end = size
+        while end:
+            begin = max(0, end - _TAIL_BYTES)
+            found = os.pread(self._descriptor, end - begin, begin).rfind(b"\n")
+            if found >= 0:
+                return begin + found + 1
+            end = begin
+        return 0
 
     def start(self, stream: str, head: dict[str, Any]) -> None:
         """A stream begins; `head` says what runs on it."""
@@ -102,16 +115,34 @@ class Journal:
         self._put({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
 
     def _put(self, line: dict[str, Any] | _WindowLine) -> None:
-        buffer = self._buffer
-        self._encode_into(line, buffer)
-        buffer += b"\n"
-        written = os.write(self._descriptor, buffer)
-        while written < len(buffer):  # a pipe may take a part of it
-            written += os.write(self._descriptor, buffer[written:])
+        self._encode_into(line, self._buffer, len(self._buffer))
+        self._buffer += b"\n"
         self.lines += 1
 
+    def flush(self) -> None:
+        """Writes the lines that are held, by one call where the system takes them all.
+
+        Raises:
+            JournalError: the disk is full, or the file is gone.
+        """
+        buffer = self._buffer
+        written = 0
+        try:
+            while written < len(buffer):  # a pipe may take a part of it
+                written += os.write(self._descriptor, buffer[written:] if written else buffer)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise JournalError(f"journal '{self.path}'", f"can't be written ({error.strerror})", todo=_ROOM) from error
+        finally:
+            del buffer[:written]
+
     def close(self) -> None:
-        """Syncs and closes a file; stdout stays open."""
-        if self._owned:
-            os.fsync(self._descriptor)
-            os.close(self._descriptor)
+        """Writes what is held, then syncs and closes a file; stdout stays open."""
+        try:
+            self.flush()
+        finally:
+            if self._owned:
+                with contextlib.suppress(OSError):  # a pipe or a device can't be synced
+                    os.fsync(self._descriptor)
+                os.close(self._descriptor)

@@ -55,7 +55,12 @@ def as_text(result: RunResult) -> list[str]:
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
             ("gaps", result.gaps or None),
-            ("unjudged", f"{count(result.unjudged, 'window')} with NaN or Inf" if result.unjudged else None),
+            (
+                "unjudged",
+                f"{count(result.unjudged, 'window')} with NaN or Inf, in the input or the logits"
+                if result.unjudged
+                else None,
+            ),
             (
                 "algorithmic delay",
                 f"{result.delay_samples:g} samples ({delay_s:.2f} s), middle of a window to its end",

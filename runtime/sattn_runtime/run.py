@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
@@ -13,7 +15,7 @@ from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions, open_engine
 from sattn_edge.errors import BudgetError, RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
-from sattn_runtime.decision import Decision
+from sattn_runtime.decision import Decision, Smoother
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
 from sattn_runtime.score import Score
@@ -25,6 +27,8 @@ from sattn_runtime.stream import Stream
 _SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
 # How long a read may wait: what a signal has to wait for at most.
 _POLL_S = 0.1
+# A service manager waits 2 s before it kills; the report needs some of them.
+_DRAIN_NS = 1_000_000_000
 _WARM_UP = 8
 
 
@@ -87,7 +91,6 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     Raises:
         UsageError, ModelFileError, UnavailableError: before anything is written.
         RecordingError: the source can't be used; what came before it is in the journal.
-
     """
     _check(options)
     started = monotonic_ns()
@@ -127,6 +130,10 @@ def _check(options: RunOptions) -> None:
         raise UsageError("--hop", f"got {options.hop}", "a number of samples, 1 or more")
     if options.speed is not None and not options.speed > 0:
         raise UsageError("--speed", f"got {options.speed}", "max, or a factor above 0 (1.0 is real time)")
+    for name, value in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
+        if value is not None and not value > 0:
+            raise UsageError(name, f"got {value}", "milliseconds, above 0")
+    Smoother(options.smooth)
 
 
 def _journal_head(model: str, engine: Engine, hop: int) -> dict[str, Any]:
@@ -164,15 +171,11 @@ class _Loop:
 
     def run(self, source: Source, stop: Stop) -> None:
         began = monotonic_ns()
-        while not stop.asked:
-            item = source.read(_POLL_S)
-            if isinstance(item, Chunk):
-                self._take(item)
-            elif isinstance(item, StreamStart):
-                self._begin(item)
-            elif item is Signal.END:
-                break
+        while not stop.asked and self._step(source):
+            pass
         self._result.stopped = stop.asked
+        if stop.asked:
+            self._drain(source)
         self._end_stream()
         self._result.elapsed_s = (monotonic_ns() - began) / 1e9
         if not self._result.windows and not stop.asked:
@@ -182,6 +185,24 @@ class _Loop:
                 f"a window has {self._result.contract.window}",
                 "give a longer recording, or export with a shorter window",
             )
+
+    def _step(self, source: Source) -> bool:
+        """Takes one item; False at the end."""
+        item = source.read(_POLL_S)
+        if isinstance(item, Chunk):
+            self._take(item)
+        elif isinstance(item, StreamStart):
+            self._begin(item)
+        return item is not Signal.END
+
+    def _drain(self, source: Source) -> None:
+        """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
+        until = monotonic_ns() + _DRAIN_NS
+        source.close()
+        while self._step(source):
+            if monotonic_ns() > until:
+                self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
+                return
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
@@ -197,6 +218,7 @@ class _Loop:
         self._result.latency.new_stream()
         if self._journal is not None:
             self._journal.start(self._name, self._head)
+            self._journal.flush()
 
     def _take(self, chunk: Chunk) -> None:
         """The hot path."""
@@ -210,10 +232,14 @@ class _Loop:
             truth = result.score.add(decision)
             if journal is not None:
                 journal.window(self._name, decision, truth, scored=result.score.scoring)
+                if result.paced:
+                    journal.flush()
             if self._listen is not None:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
+        if journal is not None:
+            journal.flush()
 
     def _tell_gaps(self, stream: Stream) -> None:
         for gap in stream.gaps[self._gaps_told :]:
@@ -238,9 +264,18 @@ class _Loop:
         self._stream = None
 
     def close(self) -> None:
-        self._result.peak_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self._result.peak_rss_mb = peak_rss_mb()
         if self._journal is not None:
             self._journal.close()
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process had resident. getrusage would count what its parent had when it was forked."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def check_budget(result: RunResult) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from time import monotonic_ns
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
 from sattn_edge.windows import gaps
-from sattn_runtime.decision import NON_FINITE, Decision, Smoother
+from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision, Smoother
 from sattn_runtime.ring import Ring
 from sattn_runtime.sources.base import Chunk
 
@@ -35,7 +36,6 @@ class Stream:
         smooth: decide on the mean score of this many windows; 1 leaves every window to itself.
 
     Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one.
-
     """
 
     def __init__(self, engine: Engine, hop: int | None = None, smooth: int = 1) -> None:
@@ -64,7 +64,6 @@ class Stream:
 
         Raises:
             UsageError: another number of channels or dimensions.
-
         """
         samples = np.asarray(samples, np.float32)
         if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
@@ -130,7 +129,8 @@ class Stream:
             return Decision(number, first, last, None, None, None, None, spent, NON_FINITE)
         stamps = self._stamps
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
-        index, score = self._smoother.decide(logits)
+        finite = isfinite(sum(logits))
+        index, score = self._smoother.decide(logits) if finite else (None, None)
         copied_in, inferred, copied_out = stamps
         spent = (
             started - due,
@@ -140,4 +140,7 @@ class Stream:
             copied_out - inferred,
             monotonic_ns() - copied_out,
         )
+        if index is None:
+            self.unjudged += 1
+            return Decision(number, first, last, None, None, None, None, spent, OVERFLOW)
         return Decision(number, first, last, index, self._labels[index], score, logits, spent)

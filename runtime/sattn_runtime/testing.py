@@ -35,7 +35,6 @@ class FakeEngine:
             nearest to the window's mean has the largest one: `logits[k] = -|mean - k|`.
         delay_s: how long every window takes, slept away.
         record: keep a copy of every window in `windows`, in the order they came.
-
     """
 
     def __init__(

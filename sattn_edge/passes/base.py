@@ -55,7 +55,6 @@ def run_passes(
 
     Raises:
         BrokenPassError: names the pass whose result onnx's checker refuses.
-
     """
     work = ModelProto()
     work.CopyFrom(model)

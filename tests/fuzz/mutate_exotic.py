@@ -31,6 +31,7 @@ def exotic_operator(model: ModelProto, rng: random.Random) -> None:
     inputs = [_odd_input(model, p.types, i, rng) for i, p in enumerate(schema.inputs)]
     if rng.random() < 0.5:
         inputs = inputs[: schema.min_input]
+    inputs = [name if rng.random() < 0.95 else "" for name in inputs]
     attributes = {
         name: _odd_attribute(str(a.type).rpartition(".")[2], rng)
         for name, a in sorted(schema.attributes.items())

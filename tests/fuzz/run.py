@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).resolve()
 ROOT = SCRIPT.parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.fuzz.mutate import MUTATORS, mutant, mutator_of  # noqa: E402 - a script finds the repository by itself
+from tests.fuzz.mutate import MUTATORS, mutant, mutator_of
 
 MEMORY_BYTES = 6 * 2**30
 OUTCOMES = ("refused", "runtime", "ran", "bug", "crash", "timeout")

@@ -112,6 +112,10 @@ NODES: Rules = {
     "too many inputs": (lambda m: node(m, "Relu").input.append("pooled"), "has 2 inputs; 1"),
     "too many outputs": (lambda m: node(m, "Relu").output.append("more"), "has 2 outputs; 1"),
     "required input left out": (lambda m: node(m, "Gemm").input.__setitem__(1, ""), "leaves out its input 1"),
+    "last input left out": (
+        lambda m: node(m, "Gemm").input.__setitem__(2, ""),
+        "node 'classifier' (Gemm) ends with an input that is left out; a shorter list of inputs",
+    ),
     "very many inputs": (
         lambda m: replace(m, "Relu", helper.make_node("Sum", ["block0.bn"] * 2000, ["block0.out"])),
         "has 2001 inputs and outputs; at most 1024",

@@ -135,20 +135,7 @@ def test_dynamo_cbam_parity(gate: type[ChannelPoolGate], bench: Bench) -> None:
     assert result.lowered.attention.details[0].endswith(": mean+max, kernel 7x1")
 
 
-# onnx's shape inference does not follow computed shapes in these opsets' definitions, so the gate refuses them.
-SHAPES_NOT_INFERRED = pytest.mark.xfail(raises=ModelFileError, strict=False, reason="the gate can't infer the shape")
-
-
-@pytest.mark.parametrize(
-    ("opset", "computed"),
-    [
-        pytest.param(11, True, marks=SHAPES_NOT_INFERRED),
-        pytest.param(13, True, marks=SHAPES_NOT_INFERRED),
-        (17, True),
-        (11, False),
-        (13, False),
-    ],
-)
+@pytest.mark.parametrize(("opset", "computed"), [(11, True), (13, True), (17, True), (11, False), (13, False)])
 @pytest.mark.parametrize("free", [True, False], ids=["free batch", "batch 1"])
 def test_torchscript_exporter_parity(opset: int, free: bool, computed: bool, bench: Bench) -> None:
     torch.manual_seed(2)
@@ -198,8 +185,7 @@ def foreign_graph(opset: int, ir: int, *, batch: Any = "n") -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("opset", "ir"),
-    [(9, 3), (9, 4), (10, 5), (11, 6), (12, 7), (13, 7), (14, 7), (15, 8), (16, 8), (17, 8), (18, 8), (19, 9)]
-    + [(20, 9), (21, 10), (22, 10), (23, 11), (24, 12), (25, 13)],
+    list(zip([9, *range(9, 26)], [3, 4, 5, 6, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 13], strict=True)),
 )
 def test_every_opset_parity(opset: int, ir: int, bench: Bench) -> None:
     path = bench.folder / "hand.onnx"
@@ -320,10 +306,9 @@ def test_damaged_files_are_refused_props(bench: Bench) -> None:
         bench.output.unlink(missing_ok=True)
         try:
             bench.export(path)
-        except SattnEdgeError as error:
+        except SattnEdgeError:
             bad += 1
-            assert error.exit_code in (2, 3, 4)
-            assert bench.leftovers() == []
+        assert bench.leftovers() == (["out.onnx"] if bench.output.exists() else [])
     assert bad > 60
 
 

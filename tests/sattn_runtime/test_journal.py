@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sattn_edge.errors import UsageError
+from sattn_edge.errors import SattnEdgeError, UsageError
 from sattn_runtime import Decision
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import STAGES
@@ -113,12 +115,37 @@ def test_a_journal_on_stdout(capfd):
     assert capfd.readouterr().out == "stdout is still open\n"
 
 
-def test_every_line_is_written_by_one_call(path, monkeypatch):
+def test_lines_are_held_until_a_flush_writes_them_by_one_call(path, monkeypatch):
     calls, write = [], os.write
     monkeypatch.setattr(os, "write", lambda d, data: calls.append(bytes(data)) or write(d, data))
-    written(path)
-    assert [c.count(b"\n") for c in calls] == [1] * 4
+    journal = Journal(str(path))
+    journal.start("a", {})
+    journal.start("b", {})
+    assert calls == []
+    journal.flush()
+    journal.start("c", {})
+    journal.close()
+    assert [c.count(b"\n") for c in calls] == [2, 1]
     assert b"".join(calls) == path.read_bytes()
+
+
+def test_a_disk_that_was_full_for_a_moment_repeats_nothing(path, monkeypatch):
+    write, calls = os.write, []
+
+    def sometimes(descriptor: int, data: bytes) -> int:
+        calls.append(len(data))
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, bytes(data)[:7] if len(calls) == 1 else data)
+
+    monkeypatch.setattr(os, "write", sometimes)
+    journal = Journal(str(path))
+    with contextlib.suppress(OSError, SattnEdgeError):
+        journal.start("s", {})
+        journal.flush()
+    journal.close()
+    assert len(calls) >= 2
+    assert [row["type"] for row in lines_of(path)] == ["start"]
 
 
 def test_a_write_that_takes_a_part_is_continued(path, monkeypatch):
@@ -126,6 +153,27 @@ def test_a_write_that_takes_a_part_is_continued(path, monkeypatch):
     monkeypatch.setattr(os, "write", lambda d, data: write(d, bytes(data)[:7]))
     written(path)
     assert len(lines_of(path)) == 4
+
+
+@pytest.mark.parametrize("text", ["{", '{"ty', '{"type":'])
+def test_a_torn_first_line_is_taken_off_too(path, text):
+    path.write_text(text)
+    assert written(path).lines == len(lines_of(path)) == 4
+
+
+def test_a_torn_long_line_is_taken_off_whole(path):
+    path.write_text(START + '{"type":"start","labels":"' + "x" * 100_000)
+    written(path)
+    assert len(lines_of(path)) == 5
+
+
+def test_a_device_may_be_the_journal():
+    assert written(Path("/dev/null")).lines == 4
+
+
+def test_a_full_disk_is_told():
+    with pytest.raises(SattnEdgeError, match="No space left on device"):
+        written(Path("/dev/full"))
 
 
 def test_numbers_survive(path):

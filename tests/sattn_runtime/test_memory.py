@@ -59,3 +59,12 @@ def test_the_measure_sees_what_is_taken(tmp_path):
     assert code == 0
     assert measured > MOST_MB
     assert json.loads((tmp_path / "out").read_text())["peak_rss_mb"] > MOST_MB
+
+
+def test_the_report_does_not_count_the_memory_of_a_large_parent(tmp_path):
+    model = save_watch_model(tmp_path)
+    argv = command_line("sattn-run", model, f"replay:{WATCH_TINY}", "--json")
+    large = "import os, sys; held = b'x' * (300 << 20); os.execv(sys.argv[1], sys.argv[1:])"
+    code, _ = peak_mb([sys.executable, "-c", large, *argv], tmp_path / "out")
+    assert code == 0
+    assert json.loads((tmp_path / "out").read_text())["peak_rss_mb"] < MOST_MB

@@ -173,6 +173,14 @@ def test_a_read_waits_no_longer_than_told(tmp_path, clock):
     assert clock.now_ns - began == 1_000_000_000
 
 
+@pytest.mark.parametrize(("speed", "handed"), [(1e-320, 1), (1e-9, 1), (float("inf"), 13)])
+def test_any_speed_above_zero(tmp_path, clock, speed, handed):
+    np.savez(tmp_path / "r.npz", signal=np.zeros((100, 2), np.float32))
+    source = open_source(str(tmp_path / "r.npz"), make_contract(("c0", "c1")), SourceOptions(speed, 8, 8))
+    items = [source.read(0.1) for _ in range(14)]
+    assert sum(item is not Signal.NOTHING for item in items) == handed + (speed > 1)
+
+
 def test_the_wait_is_a_stage_of_its_own(tmp_path, monkeypatch, clock):
     result, _, _ = run_stalling(tmp_path, monkeypatch, clock, speed=1.0)
     assert tuple(result.latency.stages) == STAGES

@@ -84,6 +84,16 @@ def test_only_windows_that_touch_nan_are_unjudged(data, sizes):
     assert clean.unjudged == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("smooth", [1, 3])
+def test_logits_that_overflowed_are_no_decision(bad, smooth):
+    """A finite input can be too large for the network; neither may the windows behind it suffer."""
+    engine = FakeEngine(make_contract(), lambda window: [1.0, 2.0, bad if window[0, 0] == 8 else 0.0])
+    decisions = Stream(engine, smooth=smooth).push(signal_of(40))
+    assert [d.first_sample for d in decisions if d.label is None] == [4]
+    assert all(d.label == "walk" for d in decisions if d.first_sample != 4)
+
+
 def test_smoothing_ends_at_a_gap():
     contract = make_contract(window=4, hop=4)
     signal = np.repeat([0, 0, 0, 2, 2], 4)[:, None].repeat(2, 1).astype(np.float32)

@@ -27,7 +27,6 @@ def open_source(uri: str, contract: Contract, options: SourceOptions) -> Source:
     Raises:
         UsageError: no scheme, or one that nobody has.
         UnavailableError: the package that has it can't be loaded.
-
     """
     scheme, colon, rest = ("stdin", ":", "") if uri == "-" else uri.partition(":")
     others = {e.name: e for e in entry_points(group=GROUP)}

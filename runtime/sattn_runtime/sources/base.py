@@ -75,8 +75,10 @@ class Source(Protocol):
 
         Raises:
             RecordingError: what came can't be used.
-
         """
 
     def close(self) -> None:
-        """Lets go of files, ports and threads."""
+        """Takes nothing more from its peer and lets go of files, ports and threads.
+
+        What has arrived by then is still given by `read`, without waiting, and then END.
+        """

@@ -15,6 +15,7 @@ from sattn_edge.recording import Recording, open_recordings
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 
 _NS = 1_000_000_000
+_LONGEST_NS = 1 << 50  # 13 days from sample to sample: nobody waits for it, and sums of it are still exact
 # At full speed a chunk is this many samples, or this many hops if that is less: few calls, and still little to
 # wait for when asked to stop, since a chunk that was read is decided first.
 _CHUNK = 1024
@@ -27,7 +28,7 @@ class ReplaySource:
     def __init__(self, recordings: Iterator[Recording], rate_hz: float, options: SourceOptions) -> None:
         self._items = self._all(recordings)
         self._options = options
-        self._period_ns = round(_NS / rate_hz / options.speed) if options.speed else 0
+        self._period_ns = round(min(_NS / rate_hz / options.speed, _LONGEST_NS)) if options.speed else 0
         self._ahead: Item | None = None
 
     @property
@@ -50,8 +51,9 @@ class ReplaySource:
         return item
 
     def close(self) -> None:
-        """Closes the recordings' file."""
+        """Closes the recordings' file. What was not due has not arrived."""
         self._items.close()
+        self._ahead = None
 
     def _all(self, recordings: Iterator[Recording]) -> Generator[Item, None, None]:
         for recording in recordings:

@@ -52,9 +52,9 @@ class StdinSource:
         if self._ended:
             return Signal.END
         try:
-            item = self._queue.get(timeout=timeout_s)
+            item = self._queue.get(block=not self._closed, timeout=timeout_s)
         except queue.Empty:
-            return Signal.NOTHING
+            return Signal.END if self._closed else Signal.NOTHING
         if isinstance(item, Exception):
             raise item
         self._ended = item is Signal.END
