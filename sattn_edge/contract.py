@@ -34,6 +34,9 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
+# What float32 holds; normalisation is computed in it.
+_SMALLEST, _LARGEST = 1.1754944e-38, 3.4028234e38
+
 Pooling = Literal["mean", "max", "mean+max"]
 
 
@@ -199,9 +202,18 @@ def _check_channel(channel: Channel, subject: str) -> None:
         value = getattr(channel, key)
         if value is not None and not math.isfinite(value):
             raise ContractError(subject, f"{key} is {value}", "a finite number")
+    if not channel.unit.isprintable():
+        raise ContractError(subject, f"unit is {channel.unit!r}", "a unit without control characters")
     if channel.std is not None and channel.std <= 0:
         raise ContractError(
             subject, f"std is {channel.std}", "above 0", "leave a constant channel out, or give its std as 1"
+        )
+    if channel.std is not None and not (_SMALLEST <= channel.std <= _LARGEST and abs(channel.mean or 0) <= _LARGEST):
+        raise ContractError(
+            subject,
+            f"mean {channel.mean:g} and std {channel.std:g} do not fit float32",
+            f"std from {_SMALLEST:.2g}, both up to {_LARGEST:.2g}",
+            "give the channel another unit",
         )
     if channel.min is not None and channel.max is not None and channel.min >= channel.max:
         raise ContractError(subject, f"min {channel.min} is not below max {channel.max}")

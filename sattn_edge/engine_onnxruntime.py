@@ -23,7 +23,7 @@ from sattn_edge.model_file import ModelFile
 VERSION: str = ort.__version__
 PROVIDER = "CPUExecutionProvider"
 PRECISIONS = ("fp32",)
-_QUIET = 3  # errors only; the gate has already said what a person needs to know
+_QUIET = 4  # ours are the errors a person reads; ONNX Runtime would print its own beside them
 
 
 class OnnxRuntimeEngine:

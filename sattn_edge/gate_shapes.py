@@ -29,6 +29,7 @@ _FOLLOWS_SHAPES = 17
 _ONNX_ERRORS = (
     checker.ValidationError,
     shape_inference.InferenceError,
+    version_converter.ConvertError,
     onnx.defs.SchemaError,
     RuntimeError,
     ValueError,

@@ -34,13 +34,12 @@ class Graph:
         self.shapes: dict[str, Shape] = value_shapes(model) if shapes else {}
 
     def constant(self, name: str) -> NDArray[Any] | None:
-        """The value of an initializer or a Constant node, None for anything computed."""
+        """The value of an initializer or of a Constant node that holds a tensor, None for anything computed."""
         if name in self.initializers:
             return numpy_helper.to_array(self.initializers[name])
         node = self.producers.get(name)
-        if node is not None and node.op_type == "Constant" and node.attribute[0].name == "value":
-            return numpy_helper.to_array(node.attribute[0].t)
-        return None
+        tensor = attribute(node, "value") if node is not None and node.op_type == "Constant" else None
+        return None if tensor is None else numpy_helper.to_array(tensor)
 
     def only_reader(self, name: str) -> NodeProto | None:
         """The one node that reads a value, None if there are others or the value leaves the graph."""

@@ -221,7 +221,7 @@ def _dims(shape: tuple[int, ...]) -> str:
 
 
 def golden_limit(window: int, modal: int) -> int:
-    """How many windows of float32 `[window, modal]` fit the golden limits once they are base64."""
+    """How many windows of float32 `[window, modal]` fit the golden limits once they are base64, at least 1."""
     each = -(-window * modal * 4 // 3) * 4
     return max(1, min(GOLDEN_MAX_COUNT, GOLDEN_MAX_BYTES // each))
 

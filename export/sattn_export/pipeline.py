@@ -41,7 +41,7 @@ from sattn_export.passes.normalise import NormaliseInput
 from sattn_export.passes.opset import ToOpset17
 from sattn_export.passes.pool import StaticPool
 from sattn_export.passes.tidy import FoldTrivial, Prune, StripTraces
-from sattn_export.preconditions import check_numbers, check_output
+from sattn_export.preconditions import check_golden_fits, check_output
 from sattn_export.source import Infer, Source, open_source
 
 # Parity and the output per class are judged on at most this many windows of the data, evenly spread.
@@ -100,7 +100,7 @@ def export(options: ExportOptions) -> ExportResult:
     """
     check_output(options.output, [options.checkpoint, options.contract, options.data, options.weights])
     contract = load_contract(options.contract)
-    check_numbers(contract, str(options.contract))
+    check_golden_fits(contract, str(options.contract))
     data = load_windows(options.data, contract) if options.data else None
     source = open_source(options.checkpoint, contract, weights=options.weights, trust_code=options.trust_code)
     lowered = lower_source(source, contract, options.checkpoint)

@@ -106,13 +106,18 @@ def test_a_network_without_attention():
     assert inspect_model.as_data(found)["blocks"] == []
 
 
-def test_names_do_not_steer_the_terminal(cli, tmp_path: Path):
-    channel = Channel("a\x1b[31m\r\n", "\x07g")
-    contract = Contract(50.0, 8, 4, ("x\x1b]0;t\x07", "y"), (channel, Channel("b")))
+@pytest.mark.parametrize(
+    ("labels", "channel"),
+    [
+        (("x\x1b]0;t\x07", "y"), Channel("a")),
+        (("x", "y"), Channel("a\x1b[31m\r\n")),
+        (("x", "y"), Channel("a", "\x07g")),
+    ],
+)
+def test_names_do_not_steer_the_terminal(cli, tmp_path: Path, labels: tuple[str, ...], channel: Channel):
     path = tmp_path / "m.onnx"
-    path.write_bytes(model_file(contract))
+    path.write_bytes(model_file(Contract(50.0, 8, 4, labels, (channel, Channel("b")))))
     done = cli("sattn-inspect", path)
-    assert done.code == 0
-    assert all(line.isprintable() for line in done.out.splitlines())
-    assert "a\ufffd[31m\ufffd\ufffd" in done.out
-    assert cli("sattn-inspect", path, "--json").json["contract"]["channel"][0]["name"] == channel.name
+    assert done.code == 3
+    assert "without control characters" in done.err
+    assert all(line.isprintable() for line in done.err.splitlines())
