@@ -49,12 +49,16 @@ class Smoother:
         self.count = count
         self._last: deque[list[float]] = deque(maxlen=count)
 
-    def decide(self, logits: list[float]) -> tuple[int, float]:
-        """(class, score) after this window."""
+    def decide(self, logits: list[float]) -> tuple[int, float] | None:
+        """(class, score) after this window; None where a logit is NaN or infinite, and nothing is remembered."""
+        top, total = max(logits), 0.0
+        for value in logits:
+            total += math.exp(value - top) + 0.0 * value  # the last term is NaN for what is not finite, else nothing
+        if total != total:
+            return None
         if self.count == 1:
             # The class from the logits themselves: two scores can round to the same number.
-            top = max(logits)
-            return logits.index(top), 1 / sum([math.exp(v - top) for v in logits])
+            return logits.index(top), 1.0 / total
         self._last.append(softmax(logits))
         mean = [sum(column) / len(self._last) for column in zip(*self._last, strict=True)]
         index = mean.index(max(mean))

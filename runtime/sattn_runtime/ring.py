@@ -30,6 +30,7 @@ class Ring:
                 raise UsageError(name, f"got {value}", "1 or more")
         self.window, self.hop, self.modal = window, hop, modal
         self._buffer = np.zeros((window + _ROOM * max(window, min(hop, window)), modal), np.float32)
+        self._room = len(self._buffer)
         self.samples = 0
         self.skipped = 0
         self.dropped = 0
@@ -59,29 +60,31 @@ class Ring:
         """
         given, taken = len(samples), 0
         while taken < given:
-            skip = min(self._next - self.samples, given - taken)
-            if skip > 0:
+            missing = self._next + self.window - self.samples  # until the next window is whole
+            take = given - taken
+            if missing > self.window:
+                skip = min(missing - self.window, take)
                 taken += skip
                 self.samples += skip
                 self.skipped += skip
                 continue
-            ready = self._next + self.window
-            take = min(ready - self.samples, given - taken)
-            self._write(samples[taken : taken + take])
+            if missing < take:
+                take = missing
+            self._write(samples if take == given else samples[taken : taken + take], take)
             taken += take
-            if self.samples == ready:
+            if take == missing:
                 yield self._next, self._buffer[self._end - self.window : self._end]
-                self._used = ready
+                self._used = self._next + self.window
                 self._next += self.hop
 
-    def _write(self, rows: NDArray[np.float32]) -> None:
-        count = len(rows)
-        if self._end + count > len(self._buffer):
+    def _write(self, rows: NDArray[np.float32], count: int) -> None:
+        end = self._end + count
+        if end > self._room:
             keep = min(self._end, self.window)
             self._buffer[:keep] = self._buffer[self._end - keep : self._end]
-            self._end = keep
-        self._buffer[self._end : self._end + count] = rows
-        self._end += count
+            self._end, end = keep, keep + count
+        self._buffer[self._end : end] = rows
+        self._end = end
         self.samples += count
 
     def restart(self) -> int:

@@ -18,18 +18,20 @@ class Score:
         self.confusion = [[0] * len(labels) for _ in labels]
         self.unscored = 0
         self.unjudged = 0
-        self._truth: NDArray[np.int16] | None = None
-        self._since: NDArray[np.int64] | None = None
+        # Memory views, because one of their elements is a Python int at once.
+        self._truth: memoryview[int] | None = None
+        self._since: memoryview[int] | None = None
 
     def begin(self, labels: NDArray[np.int16] | None) -> None:
         """A new stream with labels int16 [n] (-1 = none), or without any."""
-        self._truth = labels
+        self._truth = self._since = None
         if labels is not None:
             # For each sample, where the run of its label began.
             changes = np.flatnonzero(np.diff(labels)) + 1
-            self._since = np.zeros(len(labels), np.int64)
-            self._since[changes] = changes
-            np.maximum.accumulate(self._since, out=self._since)
+            since = np.zeros(len(labels), np.int64)
+            since[changes] = changes
+            np.maximum.accumulate(since, out=since)
+            self._truth, self._since = np.ascontiguousarray(labels).data, since.data
 
     @property
     def scoring(self) -> bool:
@@ -40,7 +42,7 @@ class Score:
         """Counts one decision; returns its window's label, None where it has none."""
         if self._truth is None or self._since is None:
             return None
-        truth = int(self._truth[decision.last_sample])
+        truth = self._truth[decision.last_sample]
         if truth < 0 or self._since[decision.last_sample] > decision.first_sample:
             self.unscored += 1
             return None

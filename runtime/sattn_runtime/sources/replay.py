@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from time import monotonic_ns, sleep
 
+import numpy as np
+
 from sattn_edge.contract import Contract
 from sattn_edge.recording import Recording, open_recordings
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
@@ -67,10 +69,11 @@ class ReplaySource:
         most = min(_CHUNK, _CHUNK_HOPS * hop)
         size, first = (hop, (window - 1) % hop + 1) if self.paced else (most, most)
         begin, end = 0, min(first, len(samples))
+        finite = bool(np.isfinite(samples).all())
         while begin < len(samples):
             stamp = None if stamps is None else stamps[begin:end]
             due_ns = start_ns + end * self._period_ns if self.paced else None
-            yield Chunk(samples[begin:end], due_ns, self._period_ns, stamp)
+            yield Chunk(samples[begin:end], due_ns, self._period_ns, stamp, finite)
             begin, end = end, min(end + size, len(samples))
 
 

@@ -100,7 +100,8 @@ class StdinSource:
         finally:
             if values:
                 times = np.asarray(stamps, np.float64) if stamps else None
-                self._queue.put(Chunk(np.asarray(values, np.float32), arrival_ns, 0, times))
+                samples = np.asarray(values, np.float32)
+                self._queue.put(Chunk(samples, arrival_ns, 0, times, bool(np.isfinite(samples).all())))
         self._check_rate(stamps)
 
     def _take_line(self, line: str, values: list[list[float]], stamps: list[float]) -> None:
