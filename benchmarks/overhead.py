@@ -54,7 +54,7 @@ _LOOPS = ("stream", "live", "replay")
 def measure(model: ModelFile, hop: int, windows: int, rounds: int) -> dict[str, float]:
     """Medians over rounds; each round runs every loop over the same windows."""
     engine, bare = open_engine(model, "onnxruntime", EngineOptions()), session(model.data, model.name)
-    length = model.contract.window
+    length, name_in = model.contract.window, bare.get_inputs()[0].name
     signal = _signal(model, length + hop * (windows - 1))
     ready = [np.ascontiguousarray(signal[i * hop : i * hop + length])[None, None] for i in range(windows)]
     took: dict[str, list[float]] = {name: [] for name in ("bare", *_LOOPS)}
@@ -64,7 +64,7 @@ def measure(model: ModelFile, hop: int, windows: int, rounds: int) -> dict[str, 
         for _ in range(rounds):
             began = perf_counter_ns()
             for window in ready:
-                bare.run(["logits"], {"window": window})
+                bare.run(None, {name_in: window})
             took["bare"].append((perf_counter_ns() - began) / windows)
             for name in ("stream", "live"):
                 each, out = _loop(engine, signal, hop, files[2] if name == "live" else None)

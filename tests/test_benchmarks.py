@@ -1,0 +1,21 @@
+"""The benchmarks run, in a short form, and print what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_overhead_in_short() -> None:
+    command = [sys.executable, "benchmarks/overhead.py", "--windows", "20", "--rounds", "1", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert (row["window"], row["modal"], row["hop"], row["windows"]) == (128, 9, 64, 20)
+    for loop in ("stream", "live", "replay"):
+        assert row[f"{loop}_ratio"] > 0
+        assert row[f"{loop}_outside_us"] > 0
