@@ -41,6 +41,21 @@ class _WindowLine(msgspec.Struct, tag_field="type", tag="window", gc=False):
     reason: str | msgspec.UnsetType = msgspec.UNSET
 
 
+def _line(stream: str, decision: Decision, truth: str | msgspec.UnsetType | None) -> _WindowLine:
+    return _WindowLine(
+        stream,
+        decision.window,
+        decision.first_sample,
+        decision.last_sample,
+        decision.label,
+        decision.score,
+        decision.logits,
+        _StageTimes(*[ns / 1000 for ns in decision.latency_ns]),
+        truth,
+        decision.reason or msgspec.UNSET,
+    )
+
+
 class Journal:
     """Appends lines to a file, or to stdout for `-`."""
 
@@ -53,6 +68,7 @@ class Journal:
         self.path = path
         self.lines = 0
         self._encode_into = msgspec.json.Encoder().encode_into
+        self._held: list[dict[str, Any] | tuple[str, Decision, str | msgspec.UnsetType | None]] = []
         self._buffer = bytearray()
         if path == "-":
             sys.stdout.flush()
@@ -91,32 +107,17 @@ class Journal:
 
     def start(self, stream: str, head: dict[str, Any]) -> None:
         """A stream begins; `head` says what runs on it."""
-        self._put({"type": "start", "stream": stream, **head})
+        self._held.append({"type": "start", "stream": stream, **head})
+        self.lines += 1
 
     def window(self, stream: str, decision: Decision, truth: str | None, *, scored: bool) -> None:
         """A decision. `truth` is the recording's label of the whole window, where the stream is `scored`."""
-        self._put(
-            _WindowLine(
-                stream,
-                decision.window,
-                decision.first_sample,
-                decision.last_sample,
-                decision.label,
-                decision.score,
-                decision.logits,
-                _StageTimes(*[ns / 1000 for ns in decision.latency_ns]),
-                truth if scored else msgspec.UNSET,
-                decision.reason or msgspec.UNSET,
-            )
-        )
+        self._held.append((stream, decision, truth if scored else msgspec.UNSET))
+        self.lines += 1
 
     def gap(self, stream: str, gap: Gap) -> None:
         """A hole in the stream."""
-        self._put({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
-
-    def _put(self, line: dict[str, Any] | _WindowLine) -> None:
-        self._encode_into(line, self._buffer, len(self._buffer))
-        self._buffer += b"\n"
+        self._held.append({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
         self.lines += 1
 
     def flush(self) -> None:
@@ -126,6 +127,10 @@ class Journal:
             JournalError: the disk is full, or the file is gone.
         """
         buffer = self._buffer
+        for held in self._held:
+            self._encode_into(held if isinstance(held, dict) else _line(*held), buffer, len(buffer))
+            buffer += b"\n"
+        self._held.clear()
         written = 0
         try:
             while written < len(buffer):  # a pipe may take a part of it
