@@ -6,6 +6,8 @@ BIN := .venv/bin
 DEVICE_BIN := .venv-device/bin
 DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
 FUZZ_COUNT ?= 20000
+# See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: demo test test-device lint bench fuzz clean
 
