@@ -67,8 +67,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_LABEL = 255
 DEVELOPMENT = frozenset(range(1, 8))  # the subjects cross-validation may see; 8 is the test subject
 TRAIN = frozenset(range(1, 7))  # 7 is left out as well: the demo replays 7 and 8
-HOP = 50  # of the contract, one second
-SCORE_HOP = 100
+HOP, SCORE_HOP = 50, 100  # of the contract, one second; of the windows that are scored
 # Full scale of a usual wrist sensor, +-16 g and +-2000 degrees a second: beyond it a reading is broken.
 FULL_SCALE = {"g": 16.0, "rad/s": 34.9}
 NOTE = (

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sattn_edge.contract import Contract, contract_from_dict
+from sattn_edge.errors import SattnEdgeError
 
 if TYPE_CHECKING:
     from sattn_edge.network import SpatialAttentionNeuralNetwork
@@ -211,3 +213,13 @@ def run_model(model: ModelProto, x: Array) -> Array:
 
 def op_types(model: ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
+
+
+def refused(bench: Bench, kind: type[SattnEdgeError], text: str, checkpoint: Any = None, **options: Any) -> str:
+    """Exporting raises this kind of error with this text, and leaves no file. Returns the whole message."""
+    bench.output.unlink(missing_ok=True)
+    with pytest.raises(kind, match=text) as caught:
+        bench.export(checkpoint, **options)
+    assert type(caught.value) is kind
+    assert bench.leftovers() == []
+    return str(caught.value)
