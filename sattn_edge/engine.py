@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -74,6 +76,28 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Lets go of device memory. The engine can't be used afterwards."""
+
+
+class HostEngine(ABC):
+    """An engine that computes where the windows lie: nothing is copied, so both copies take no time."""
+
+    contract: Contract
+
+    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`[b, 1, series, modal]` in physical units -> logits `[b, classes]`. Raises UsageError on another shape."""
+        check_windows(x, self.contract)
+        return self._run(x)
+
+    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
+        """Like `infer` without the checks, with the time each stage ended."""
+        stamps[COPIED_IN] = monotonic_ns()
+        logits = self._run(x)
+        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
+        return logits
+
+    @abstractmethod
+    def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Windows of the right shape to logits."""
 
 
 def load_engine(

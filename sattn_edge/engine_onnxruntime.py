@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from time import monotonic_ns
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
-from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, EngineInfo, EngineOptions, check_windows
+from sattn_edge.engine import EngineInfo, EngineOptions, HostEngine
 from sattn_edge.errors import ModelFileError, UnavailableError
 from sattn_edge.model_file import ModelFile
 
@@ -26,8 +25,8 @@ PRECISIONS = ("fp32",)
 _QUIET = 4  # ours are the errors a person reads; ONNX Runtime would print its own beside them
 
 
-class OnnxRuntimeEngine:
-    """An engine on ONNX Runtime's CPU provider. Windows are read in place, so both copies take no time."""
+class OnnxRuntimeEngine(HostEngine):
+    """An engine on ONNX Runtime's CPU provider. Windows are read in place."""
 
     def __init__(self, model: ModelFile, options: EngineOptions) -> None:
         self._name = model.name
@@ -43,18 +42,6 @@ class OnnxRuntimeEngine:
             threads=options.threads,
             graph_digest=model.graph_digest,
         )
-
-    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`[b, 1, series, modal]` in physical units -> logits `[b, classes]`. Raises UsageError on another shape."""
-        check_windows(x, self.contract)
-        return self._run(x)
-
-    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
-        """Like `infer` without the checks, with the time each stage ended."""
-        stamps[COPIED_IN] = monotonic_ns()
-        logits = self._run(x)
-        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
-        return logits
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sattn_edge.errors import QualityError
 
-# Of the logit scale. Two float32 implementations of these networks differ by some 1e-6 of it.
+# Of the logit scale. Two float32 implementations of these networks differ by less than 1e-6 of it.
 TOLERANCE = 1e-4
 
 

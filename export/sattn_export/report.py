@@ -37,6 +37,7 @@ def as_data(result: ExportResult) -> dict[str, Any]:
         "parity": _parity_data(result.parity),
         "data_parity": _parity_data(result.data_parity) if result.data_parity else None,
         "classes": class_rows(result),
+        "accuracy": accuracy(result),
         "warnings": list(result.warnings),
     }
 
@@ -111,13 +112,10 @@ def _class_text(result: ExportResult) -> list[str]:
     where = "the data" if result.data is not None else "the golden windows"
     if "labelled" not in rows[0]:
         return [f"output per class, on {where}:", *table([(r["label"], r["given"]) for r in rows])]
-    right = sum(r["right"] for r in rows)
-    scored = sum(r["labelled"] for r in rows)
     recall = [f"{r['right'] / r['labelled']:.1%}" if r["labelled"] else "-" for r in rows]
     body = [(r["label"], r["given"], r["labelled"], c) for r, c in zip(rows, recall, strict=True)]
-    title = (
-        f"output per class, on {where}: accuracy {right / scored:.1%}" if scored else f"output per class, on {where}:"
-    )
+    right = accuracy(result)
+    title = f"output per class, on {where}:" + ("" if right is None else f" accuracy {right:.1%}")
     return [title, *table(body, header=("label", "given", "labelled", "recall"))]
 
 

@@ -101,7 +101,7 @@ _CHANNEL_HEADER = ("name", "unit", "mean", "std", "min", "max")
 
 
 def _printable(line: str) -> str:
-    """Names are whoever's made the file: none of them steers the terminal."""
+    """What a file says of itself is whoever's made it, and does not steer the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 

@@ -14,19 +14,19 @@ They ship with the package, so that whoever writes a source or a sink of their o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from time import monotonic_ns, sleep
+from time import sleep
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
-from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, EngineInfo, check_windows
+from sattn_edge.engine import EngineInfo, HostEngine
 from sattn_runtime.sources.base import Item, Signal
 
 Logits = Callable[[NDArray[np.float32]], Sequence[float]]
 
 
-class FakeEngine:
+class FakeEngine(HostEngine):
     """An engine that obeys the protocol and computes nothing a person could not check by eye.
 
     Args:
@@ -45,18 +45,6 @@ class FakeEngine:
         self.windows: list[NDArray[np.float32]] = []
         self.closed = False
         self._logits, self._delay_s, self._record = logits or self._nearest, delay_s, record
-
-    def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`[b, 1, series, modal]` -> logits `[b, classes]`. Raises UsageError on another shape."""
-        check_windows(x, self.contract)
-        return self._run(x)
-
-    def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
-        """Like `infer` without the checks; nothing is copied, so both copies take no time."""
-        stamps[COPIED_IN] = monotonic_ns()
-        logits = self._run(x)
-        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
-        return logits
 
     def close(self) -> None:
         """Remembers that it was closed."""

@@ -7,21 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from sattn_edge.contract import Contract
 from tests.helpers_data import (
     make_contract,
 )
 from tests.helpers_recording import read, refuses, save
-
-
-@pytest.fixture
-def contract() -> Contract:
-    return make_contract(units=("g", "g"))
-
-
-@pytest.fixture
-def signal() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
 
 def test_a_plain_recording(tmp_path, contract, signal):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sattn_edge.contract import Contract
 from sattn_edge.recording import open_recordings
 from tests.helpers_data import (
     ROOT,
@@ -32,16 +31,6 @@ BUNDLES = {
     "cwru_dev": 67,
     "mitdb_dev": 37,
 }
-
-
-@pytest.fixture
-def contract() -> Contract:
-    return make_contract(units=("g", "g"))
-
-
-@pytest.fixture
-def signal() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
 
 def int_parts() -> dict[str, np.ndarray]:

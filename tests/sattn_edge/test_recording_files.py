@@ -8,23 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError
 from sattn_edge.recording import open_recordings
 from tests.helpers_data import (
     make_contract,
 )
 from tests.helpers_recording import read, refuses, save
-
-
-@pytest.fixture
-def contract() -> Contract:
-    return make_contract(units=("g", "g"))
-
-
-@pytest.fixture
-def signal() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
 
 def test_what_is_no_recording_file(tmp_path, contract, signal):

@@ -24,7 +24,7 @@ class StreamStart:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, eq=False)  # not frozen: that would triple the time it takes to make one
+@dataclass(slots=True, eq=False)  # not frozen: the hot path makes one, and that would cost it several times as much
 class Chunk:
     """Consecutive samples float32 [n, modal] in physical units, in the contract's channel order.
 
