@@ -57,7 +57,7 @@ class Graph:
 
     def add_constant(self, base: str, value: NDArray[Any]) -> str:
         """Adds an initializer and returns its name."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), self.fresh(base))
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), self.fresh(base))
         self.proto.initializer.append(tensor)
         self.initializers[tensor.name] = tensor
         return tensor.name
@@ -119,5 +119,15 @@ def replace_nodes(model: ModelProto, swaps: Sequence[tuple[Sequence[NodeProto], 
             kept.append(new)
         elif id(node) not in gone:
             kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def insert_nodes(model: ModelProto, before: Sequence[tuple[NodeProto, Sequence[NodeProto]]]) -> None:
+    """Puts new nodes in front of given ones, in the order given. Nodes held from before must not be used afterwards."""
+    places: dict[int, list[NodeProto]] = defaultdict(list)
+    for node, new in before:
+        places[id(node)].extend(new)
+    kept = [one for node in model.graph.node for one in (*places.get(id(node), ()), node)]
     del model.graph.node[:]
     model.graph.node.extend(kept)

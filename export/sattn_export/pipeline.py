@@ -27,6 +27,8 @@ from sattn_edge.files import write_atomic
 from sattn_edge.graph import Graph
 from sattn_edge.model_file import Golden, ModelFile, model_bytes, parse_model_file
 from sattn_edge.passes import Pass, PassReport, run_passes
+from sattn_edge.passes.prune import Prune
+from sattn_edge.passes.static_pool import StaticPool
 from sattn_edge.recording import split_spec
 from sattn_edge.statistics import channel_statistics
 from sattn_edge.windows import WindowSet, load_windows
@@ -39,8 +41,7 @@ from sattn_export.passes.interface import NameInterface
 from sattn_export.passes.keep_axis import KeepPooledAxis
 from sattn_export.passes.normalise import NormaliseInput
 from sattn_export.passes.opset import ToOpset17
-from sattn_export.passes.pool import StaticPool
-from sattn_export.passes.tidy import FoldTrivial, Prune, StripTraces
+from sattn_export.passes.tidy import FoldTrivial, StripTraces
 from sattn_export.preconditions import check_golden_fits, check_output
 from sattn_export.source import Infer, Source, open_source
 

@@ -13,14 +13,15 @@ from sattn_edge.errors import CheckpointError
 from sattn_edge.graph import attribute
 from sattn_edge.passes import PassReport, run_passes
 from sattn_edge.passes.base import BrokenPassError
+from sattn_edge.passes.prune import Prune
+from sattn_edge.passes.static_pool import StaticPool
 from sattn_export.passes.batch import FreeBatch
 from sattn_export.passes.expand import DropExpand
 from sattn_export.passes.interface import NameInterface
 from sattn_export.passes.keep_axis import KeepPooledAxis
 from sattn_export.passes.normalise import NormaliseInput
 from sattn_export.passes.opset import ToOpset17
-from sattn_export.passes.pool import StaticPool
-from sattn_export.passes.tidy import FoldTrivial, Prune, StripTraces
+from sattn_export.passes.tidy import FoldTrivial, StripTraces
 from tests.sattn_export.helpers_export import Array, graph_model, op_types, run_model
 
 RNG = np.random.default_rng(0)

@@ -90,26 +90,3 @@ def _passes_on(graph: Graph, node: NodeProto) -> bool:
     if node.op_type not in ("Identity", "Dropout") or node.output[0] in graph.outputs:
         return False
     return not any(graph.consumers.get(name) or name in graph.outputs for name in node.output[1:])
-
-
-class Prune:
-    """Takes out nodes nobody reads and initializers nobody reads, and sorts initializers by name."""
-
-    name = "prune"
-
-    def __call__(self, model: ModelProto) -> PassReport:
-        """Rule 1: backwards from the outputs, what is not reached goes."""
-        graph = Graph(model)
-        alive, front = set(graph.outputs), list(graph.outputs)
-        while front:
-            node = graph.producers.get(front.pop())
-            fresh = [i for i in node.input if i and i not in alive] if node is not None else []
-            alive.update(fresh)
-            front += fresh
-        dead = [n for n in model.graph.node if not alive.intersection(n.output)]
-        replace_nodes(model, [([n], None) for n in dead])
-        kept = sorted((t for t in model.graph.initializer if t.name in alive), key=lambda t: t.name)
-        gone = len(model.graph.initializer) - len(kept)
-        del model.graph.initializer[:]
-        model.graph.initializer.extend(kept)
-        return PassReport(self.name, len(dead) + gone)
