@@ -41,11 +41,11 @@ def cost(model: ModelProto) -> Cost:
     return Cost(
         operators=dict(Counter(node.op_type for node in bare.graph.node).most_common()),
         parameters=sum(math.prod(t.dims) for t in bare.graph.initializer if t.data_type == 1),
-        multiply_adds=sum(_multiply_adds(graph, node) for node in bare.graph.node),
+        multiply_adds=sum(node_multiply_adds(graph, node) for node in bare.graph.node),
     )
 
 
-def _multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
+def node_multiply_adds(graph: Graph, node: onnx.NodeProto) -> int:
     """Of a convolution or a matrix product: outputs times the length of each sum; 0 for pointwise work."""
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0

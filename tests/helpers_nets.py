@@ -15,6 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NETS = ("basicmotions", "cwru", "emg", "hapt", "hapt12", "mitdb", "mitdbtime", "motionsense", "watch")
 # network -> the bundle it was trained on, its rate after thinning out, how it was cut
 _BUNDLES = {"hapt12": "hapt", "mitdbtime": "mitdb"}
+_THIN = {"mitdb": 2, "mitdbtime": 2, "emg": 5}
 
 
 def sattn_data() -> Any:
@@ -29,22 +30,34 @@ def sattn_data() -> Any:
 
 @dataclass(frozen=True)
 class Net:
-    """A foreign checkpoint: its weights, its contract as TOML, test windows [n, 1, series, modal] and labels."""
+    """A foreign checkpoint: its weights, its contract as TOML, windows [n, 1, series, modal], labels and subjects."""
 
     name: str
     weights: Path
     contract: str
     x: NDArray[np.float32]
     y: NDArray[np.int64]
+    group: NDArray[np.int64]
 
 
-def load_net(name: str) -> Net:
-    """Everything one foreign checkpoint needs."""
+TEST = ("test",)
+CALIBRATION = ("calib", "val")  # what the networks were neither trained nor tested on
+
+
+def load_net(name: str, splits: tuple[str, ...] = TEST) -> Net:
+    """Everything one foreign checkpoint needs, with the windows of some splits of its bundle."""
     card = json.loads((SHARED / f"{name}_net.json").read_text())
     bundle = _BUNDLES.get(name, name)
     path = SHARED / (f"{bundle}.npz" if bundle == "basicmotions" else f"{bundle}_dev.npz")
-    x, y, channels, units, rate = _windows(name, card, path)
-    return Net(name, SHARED / f"{name}_net.pt", toml(card, channels, units, rate), x, y)
+    data = sattn_data().load(path)
+    channels, rate = [str(c) for c in data["channels"]], float(data["fs"])
+    units = [str(u) for u in data["units"]] if "units" in data else [""] * len(channels)
+    if name == "mitdb":
+        channels, units = channels[:1], ["window std"]
+    if card["channels"]:
+        channels, units = [channels[i] for i in card["channels"]], [units[i] for i in card["channels"]]
+    x, y, group = _windows(name, card, data, splits)
+    return Net(name, SHARED / f"{name}_net.pt", toml(card, channels, units, rate / _THIN.get(name, 1)), x, y, group)
 
 
 def toml(card: dict[str, Any], channels: list[str], units: list[str], rate: float) -> str:
@@ -62,33 +75,28 @@ def toml(card: dict[str, Any], channels: list[str], units: list[str], rate: floa
     return "\n".join(lines) + "\n"
 
 
-def _windows(name: str, card: dict[str, Any], path: Path) -> tuple[Any, Any, list[str], list[str], float]:
+def _windows(name: str, card: dict[str, Any], data: dict[str, Any], splits: tuple[str, ...]) -> tuple[Any, Any, Any]:
     reader = sattn_data()
-    data = reader.load(path)
-    channels, rate = [str(c) for c in data["channels"]], float(data["fs"])
-    units = [str(u) for u in data["units"]] if "units" in data else [""] * len(channels)
     length, step = card["window"], card["train_step"]
     if name == "basicmotions":
-        test = data["split"] == "test"
-        return data["X"][test][:, None], data["y"][test], channels, units, rate
+        test = data["split"] == "test" if splits == TEST else data["split"] != "test"
+        return data["X"][test][:, None], data["y"][test], np.zeros(int(test.sum()), np.int64)
     if name == "mitdb":
-        x, y, _ = reader.ecg_windows(data, 2048, 1024, "test", positive="LRVEF")
+        x, y, group = reader.ecg_windows(data, 2048, 1024, list(splits), positive="LRVEF")
         x = _halved(x[..., :1])
         x = (x - x.mean(2, keepdims=True)) / np.maximum(x.std(2, keepdims=True), 0.05)
-        return x.astype(np.float32), y, channels[:1], ["window std"], rate / 2
-    if name == "mitdbtime":
-        splits = ["train", "calib", "val", "test"]
-        x, y, _ = reader.ecg_rhythm_windows(data, 2048, 1024, splits, span=(0.7, 1.0))
-        return _halved(x), y, channels, units, rate / 2
+        return x.astype(np.float32), y, group
+    if name == "mitdbtime":  # split in time: the same patients
+        span = (0.7, 1.0) if splits == TEST else (0.6, 0.7)
+        x, y, group = reader.ecg_rhythm_windows(data, 2048, 1024, ["train", "calib", "val", "test"], span=span)
+        return _halved(x), y, group
     if name == "emg":
         data["signal"], data["label"] = data["signal"][::5], data["label"][::5]
         data["rec_start"], data["rec_len"] = _thinned(data["rec_start"], data["rec_len"], 5)
-        rate /= 5
-    classes = range(len(card["classes"]))
     purity = 0.6 if name == "hapt12" else 1.0
-    x, y, _ = reader.windows(data, length, step, "test", classes, purity, card["channels"])
-    keep = card["channels"] or range(len(channels))
-    return x, y, [channels[i] for i in keep], [units[i] for i in keep], rate
+    classes = range(len(card["classes"]))
+    windows: tuple[Any, Any, Any] = reader.windows(data, length, step, list(splits), classes, purity, card["channels"])
+    return windows
 
 
 def _halved(x: NDArray[np.float32]) -> NDArray[np.float32]:
