@@ -1,8 +1,14 @@
-"""The ONNX Runtime engine: the CPU of any machine, and the reference for every other backend."""
+"""The ONNX Runtime engine: the CPU of any machine, and the reference for every other backend.
+
+It needs no build: in form `reference` and FP32 it runs the model file as it lies there, else the graph is lowered in
+memory when it is opened. The form is the one asked for, else what `sattn-build` remembers for this device, else the
+usual one.
+"""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,32 +21,46 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
-from sattn_edge.engine import EngineInfo, EngineOptions, HostEngine
+from sattn_edge.cpu import int8_saturates
+from sattn_edge.engine import AUTO, EngineInfo, EngineOptions, HostEngine
+from sattn_edge.engine_store import Request, default_store, subject_of
 from sattn_edge.errors import ModelFileError, UnavailableError
 from sattn_edge.model_file import ModelFile
 
 VERSION: str = ort.__version__
 PROVIDER = "CPUExecutionProvider"
-PRECISIONS = ("fp32",)
+BACKEND = "onnxruntime"
+PRECISIONS = ("fp32", "int8")
 _QUIET = 4  # ours are the errors a person reads; ONNX Runtime would print its own beside them
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A graph as a session takes it, the form of its attention blocks, and what to know of it."""
+
+    data: bytes
+    attention: str
+    notes: tuple[str, ...]
 
 
 class OnnxRuntimeEngine(HostEngine):
     """An engine on ONNX Runtime's CPU provider. Windows are read in place."""
 
-    def __init__(self, model: ModelFile, options: EngineOptions) -> None:
+    def __init__(self, model: ModelFile, options: EngineOptions, graph: Runnable) -> None:
         self._name = model.name
-        self._session = session(model.data, model.name, options.threads)
+        self._session = session(graph.data, model.name, options.threads)
         self._input = self._session.get_inputs()[0].name
         self._output = [self._session.get_outputs()[0].name]
         self.contract: Contract = model.contract
         self.info = EngineInfo(
-            backend="onnxruntime",
+            backend=BACKEND,
             version=VERSION,
             precision=options.precision,
             device=PROVIDER,
             threads=options.threads,
             graph_digest=model.graph_digest,
+            attention=graph.attention,
+            notes=graph.notes,
         )
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,26 +77,93 @@ class OnnxRuntimeEngine(HostEngine):
 
 def open_engine(model: ModelFile, options: EngineOptions) -> OnnxRuntimeEngine:
     """Makes the engine. Raises UnavailableError for a precision this backend does not have here."""
-    if options.precision not in PRECISIONS:
-        raise UnavailableError(
-            f"precision '{options.precision}'",
-            "is not available on onnxruntime",
-            f"known: {', '.join(PRECISIONS)}",
-        )
-    return OnnxRuntimeEngine(model, options)
+    check_precision(options.precision)
+    return OnnxRuntimeEngine(model, options, runnable(model, options))
 
 
-def session(data: bytes, name: str, threads: int = 1) -> Any:
+def check_precision(precision: str) -> None:
+    """Raises UnavailableError for a precision this backend does not have."""
+    if precision in PRECISIONS:
+        return
+    known = f"known: {', '.join(PRECISIONS)}"
+    if precision == "fp16":
+        known = f"a CPU computes in float32, and rounding between the operators would win nothing; {known}"
+    raise UnavailableError(
+        f"precision '{precision}'",
+        f"is not available on {BACKEND}",
+        known,
+        "TensorRT runs fp16 on a GPU" if precision == "fp16" else "",
+    )
+
+
+def request_of(options: EngineOptions) -> Request:
+    """What an engine with these options is asked for: the batch is always free."""
+    return Request(BACKEND, options.precision, options.attention, None, options.threads)
+
+
+def runnable(model: ModelFile, options: EngineOptions) -> Runnable:
+    """The graph to run, lowered where it has to be.
+
+    Raises:
+        UsageError: no such attention form.
+        ModelFileError: int8, and the file has no calibration table or none for this backend.
+        DigestError: the table was made for another graph.
+        UnavailableError: others can write the engine store.
+    """
+    form, notes = _form(model, options)
+    if options.precision == "fp32" and form in (None, "reference"):
+        return Runnable(model.data, "reference", notes)
+    # Here and not above: a file that runs as it lies needs none of the passes.
+    from sattn_edge.calibration_table import placement_for, read_table
+    from sattn_edge.lowering import Target, lower
+
+    placement = None
+    if options.precision == "int8":
+        table = read_table(model.calibration, model.name, model.graph_digest)
+        placement = placement_for(table, BACKEND, model.name)
+    target = Target("onnxruntime", form, options.precision, placement=placement)
+    lowered = lower(model.proto, target)
+    if placement is not None and not any(r.changed for r in lowered.reports if r.name == "quantize-onnxruntime"):
+        notes = (*notes, f"no layer of {model.name} runs in INT8: its calibration left all of them in FP32")
+    return Runnable(lowered.model.SerializeToString(), target.form, notes)
+
+
+def logits_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the very graph gives with every node run as it is written: Q/DQ in float32, no integer kernels.
+
+    x float32 [n, 1, series, modal] in physical units -> logits float32 [n, classes]. Raises what `runnable` raises.
+    """
+    plain = session(runnable(model, options).data, model.name, optimise=False)
+    logits: NDArray[np.float32] = plain.run(None, {plain.get_inputs()[0].name: x})[0]
+    return logits
+
+
+def _form(model: ModelFile, options: EngineOptions) -> tuple[str | None, tuple[str, ...]]:
+    """The form asked for or remembered, None for the usual one, and a note where the store could not be used."""
+    if options.attention != AUTO:
+        return options.attention, ()
+    found = default_store().look_up(subject_of(model, request_of(options), VERSION))
+    notes = () if found.note is None else (found.note,)
+    return (None if found.manifest is None else found.manifest.form), notes
+
+
+def session(data: bytes, name: str, threads: int = 1, *, optimise: bool = True) -> Any:
     """An inference session from bytes that passed the gate: one explicit provider, a fixed number of threads.
 
-    Raises ModelFileError where ONNX Runtime refuses the graph.
+    Without `optimise` every node runs as it is written. Raises ModelFileError where ONNX Runtime refuses the graph.
     """
     options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
     # A pool that spins between windows would burn a core of a battery device for nothing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if int8_saturates():
+        # Without VNNI two u8 x s8 products are added in 16 bits, which clips them. This makes the weights u8, whose
+        # sums are exact. With VNNI they are exact anyway, and newer releases would give up its speed for it.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         made = ort.InferenceSession(data, options, providers=[PROVIDER])
     except Exception as error:
