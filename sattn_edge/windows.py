@@ -122,7 +122,7 @@ def _common_labels(labels: NDArray[np.int16] | None, start: NDArray[np.int64], w
     return np.where(same, labels[start], NO_LABEL).astype(np.int16)
 
 
-def _even(count: int, limit: int | None) -> NDArray[np.int64]:
+def even(count: int, limit: int | None) -> NDArray[np.int64]:
     """Up to `limit` of `count` indices, first and last among them, as far apart from each other as can be."""
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
@@ -136,7 +136,7 @@ def _from_file(file: NpzFile, name: str | None, contract: Contract, limit: int |
         raise RecordingError(file.subject, f"holds windows, not a recording '{name}'", "PATH without #NAME")
     found = read_windows(file, contract)
     _check_finite(found.x, contract, file.subject, np.arange(len(found.x)), "window {0}, sample {1}")
-    keep = _even(len(found.x), limit)
+    keep = even(len(found.x), limit)
     x = found.x if len(keep) == len(found.x) else found.x[keep]
     y, group, start = (None if a is None else a[keep] for a in (found.y, found.group, found.start))
     return _window_set(x, y, group, start, source=file.subject, notes=found.notes)
@@ -147,7 +147,7 @@ def _cut_all(spec: str, contract: Contract, limit: int | None) -> WindowSet:
     keep: NDArray[np.int64] | None = None
     if limit is not None:
         counts = [len(window_starts(r, contract, contract.hop)) for r in open_recordings(spec, contract)]
-        keep = _even(sum(counts), limit)
+        keep = even(sum(counts), limit)
     pieces = list(_cut_each(spec, contract, keep))
     x = np.concatenate([p.x for p in pieces])
     if not len(x):

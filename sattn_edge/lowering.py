@@ -1,0 +1,158 @@
+"""Lowering: one source graph, rewritten into the form a target runs best.
+
+    source graph -> [equalise] -> attention form -> inline -> [fold BatchNormalization] -> static pool
+                 -> precision (Q/DQ, float16) -> batch -> lowered graph
+
+Each step is a pass of `sattn_edge.passes` and exact, or, where it is the precision, exact in what it states. The
+attention forms: `reference` (as exported), `folded`, `taps`, `mean-conv`, `composed`, `gemm`. Which one is fastest is
+for a measurement to say, not for this module; what a form can't do it leaves as `reference`, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from onnx import ModelProto
+
+from sattn_edge.calibration_table import Placement
+from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.passes import Pass, PassReport, run_passes
+from sattn_edge.passes.composed import Composed
+from sattn_edge.passes.equalise import Equalise
+from sattn_edge.passes.fix_batch import FixBatch
+from sattn_edge.passes.fold_batch_norm import FoldBatchNorm
+from sattn_edge.passes.folded import Folded
+from sattn_edge.passes.gemm import ONNXRUNTIME, TENSORRT, TENSORRT_HALF, GemmForm, GemmOptions
+from sattn_edge.passes.half import Half
+from sattn_edge.passes.inline import InlineFunctions
+from sattn_edge.passes.mean_conv import MeanConv
+from sattn_edge.passes.prune import Prune
+from sattn_edge.passes.quantize_onnxruntime import QuantizeOnnxRuntime
+from sattn_edge.passes.quantize_tensorrt import QuantizeTensorRT
+from sattn_edge.passes.raise_opset import RaiseOpset
+from sattn_edge.passes.static_pool import StaticPool
+from sattn_edge.passes.taps import Taps
+
+Backend = Literal["onnxruntime", "tensorrt"]
+FORMS = ("reference", "folded", "taps", "mean-conv", "composed", "gemm")
+PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "tensorrt": ("fp32", "fp16", "int8")}
+_BY_CONVOLUTION: dict[str, Callable[[], Pass]] = {
+    "folded": Folded,
+    "taps": Taps,
+    "mean-conv": MeanConv,
+    "composed": Composed,
+}
+HALF_SCALES_OPSET = 19  # the first in which Q/DQ scales may be float16
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to lower for.
+
+    attention: one of FORMS, None for the target's usual one. batch: fixed to this, None for a free batch on
+    ONNX Runtime and for 1 on TensorRT. placement: the INT8 choices, needed for int8 and for nothing else.
+    typed: float16 written in the graph, as TensorRT 10 and newer want it; False leaves everything that is not
+    INT8 in float32 (TensorRT 8.6, which is told by flags).
+    """
+
+    backend: Backend
+    attention: str | None = None
+    precision: str = "fp32"
+    batch: int | None = None
+    placement: Placement | None = None
+    typed: bool = True
+
+    @property
+    def form(self) -> str:
+        """The attention form: the one asked for, or the usual one."""
+        if self.attention is not None:
+            return self.attention
+        return "reference" if (self.backend, self.precision) == ("onnxruntime", "fp32") else "gemm"
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The lowered graph (without metadata), what was asked for, and what each pass did."""
+
+    model: ModelProto
+    target: Target
+    reports: tuple[PassReport, ...]
+
+
+def lower(model: ModelProto, target: Target, stop_after: int | None = None) -> Lowered:
+    """Lowers a source graph (as sattn-export writes it) for a target. The model itself is not changed.
+
+    stop_after: runs only so many passes, to find the one that is to blame.
+
+    Raises:
+        UsageError: no such backend, form or precision, a batch below 1, or int8 without choices.
+    """
+    check_target(target)
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    bare.ClearField("metadata_props")  # golden windows and the like: a megabyte that no runtime needs
+    made, reports = run_passes(bare, pass_list(target), stop_after)
+    return Lowered(made, target, tuple(reports))
+
+
+def check_target(target: Target) -> None:
+    """Raises UsageError for what no target can be."""
+    if target.backend not in PRECISIONS:
+        raise UsageError("target", f"got '{target.backend}'", did_you_mean(target.backend, PRECISIONS))
+    known = PRECISIONS[target.backend]
+    if target.precision not in known:
+        raise UsageError("precision", f"got '{target.precision}' for {target.backend}", f"known: {', '.join(known)}")
+    if target.attention is not None and target.attention not in FORMS:
+        raise UsageError("attention form", f"got '{target.attention}'", did_you_mean(target.attention, FORMS))
+    if target.batch is not None and target.batch < 1:
+        raise UsageError("batch", f"got {target.batch}", "1 or more")
+    if target.precision == "int8" and target.placement is None:
+        raise UsageError("precision 'int8'", "needs the choices of a calibration", todo="run sattn-calibrate first")
+
+
+def pass_list(target: Target) -> list[Pass]:
+    """The passes for a target, in order."""
+    passes: list[Pass] = []
+    if target.precision == "int8" and target.placement is not None:
+        passes.append(Equalise({c.layer: c.factors for c in target.placement.layers if c.int8}))
+    passes += [*_form_passes(target), StaticPool(), *_precision_passes(target), Prune()]
+    batch = target.batch if target.batch is not None or target.backend == "onnxruntime" else 1
+    return [*passes, FixBatch(batch)] if batch is not None else passes
+
+
+def _form_passes(target: Target) -> list[Pass]:
+    form, inline = target.form, InlineFunctions()
+    if form == "reference":
+        return [inline]
+    if form == "gemm":
+        return [GemmForm(_gemm_options(target)), inline]
+    opened: list[Pass] = [_BY_CONVOLUTION[form](), inline]
+    # ONNX Runtime's integer convolution quantises its output, whose range was seen in front of BatchNormalization.
+    if (target.backend, target.precision) == ("onnxruntime", "int8"):
+        return opened
+    return [*opened, FoldBatchNorm()]
+
+
+def _gemm_options(target: Target) -> GemmOptions:
+    if target.backend == "onnxruntime":
+        return ONNXRUNTIME
+    return TENSORRT_HALF if target.precision == "fp16" and target.typed else TENSORRT
+
+
+def _precision_passes(target: Target) -> list[Pass]:
+    if target.precision == "fp32" or (target.precision == "fp16" and not target.typed):
+        return []
+    if target.precision == "fp16":
+        return [Half()]
+    choices = target.placement.chosen() if target.placement is not None else {}
+    if target.backend == "onnxruntime":
+        return [QuantizeOnnxRuntime(choices)]
+    typing: list[Pass] = [RaiseOpset(HALF_SCALES_OPSET), Half()] if target.typed else []
+    return [QuantizeTensorRT(choices), *typing]
+
+
+def float32(target: Target) -> Target:
+    """The same target without its precision: what INT8 and FP16 are compared with."""
+    return replace(target, precision="fp32", placement=None)

@@ -1,0 +1,140 @@
+"""INT8 as ONNX Runtime's integer kernels want it: unsigned asymmetric inputs, signed symmetric weights.
+
+    x -> moves -> Gemm(W, b) -> y
+        =>  x -> Q(u8) -> moves -> DQ -> Gemm(DQ(W8), DQ(b32)) -> y                            runs as QGemm
+    x -> moves -> Conv(W, b) -> y
+        =>  x -> Q(u8) -> moves -> DQ -> Conv(DQ(W8), DQ(b32)) -> Q(u8) -> DQ -> y             runs as QLinearConv
+
+    y = s_x * s_c * (sum (q_x - z_x) * q_w + b32),  b32 = round(b / (s_x * s_c)): the bias is exact to half a level
+    of the accumulator.
+
+The integer Gemm gives floats, so nothing is lost behind it; the integer Conv gives u8 only, so its output needs a
+range too. What `quantize` says of scales and of moving Q to the source holds here.
+
+Rule 1: a product named in the choices, with constant weights.
+Rule 2: a Conv needs a range of its output; one without (0 to 0) is left alone.
+Rule 3: BatchNormalization behind a gated Conv stays where it is: the output range was seen in front of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper
+
+from sattn_edge.calibration_table import LayerChoice
+from sattn_edge.graph import Graph, insert_nodes
+from sattn_edge.passes.base import NearMiss, PassReport
+from sattn_edge.passes.quantize import (
+    constant_product,
+    dequantize,
+    output_axis,
+    pad_with,
+    quantize_weights,
+    source_of,
+    u8_scale,
+)
+
+
+class QuantizeOnnxRuntime:
+    """Puts Q/DQ around the products chosen for INT8. `choices`: by name of the product."""
+
+    name = "quantize-onnxruntime"
+
+    def __init__(self, choices: Mapping[str, LayerChoice]) -> None:
+        self._choices = {name: choice for name, choice in choices.items() if choice.int8}
+
+    def __call__(self, model: ModelProto) -> PassReport:
+        """Adds QuantizeLinear and DequantizeLinear; the products keep their names."""
+        graph = Graph(model)
+        details, misses, new = [], [], []
+        for node in [n for n in model.graph.node if n.name in self._choices]:
+            choice = self._choices[node.name]
+            reason = _why_not(graph, node, choice)
+            if reason:
+                misses.append(NearMiss(node.name, reason))
+                continue
+            new += _input(graph, node, choice)
+            if node.op_type == "Conv":
+                _output(graph, node, choice)
+            details.append(f"{node.name}: {node.op_type} on u8 inputs over {choice.low:.4g} to {choice.high:.4g}")
+        insert_nodes(model, new)
+        return PassReport(self.name, len(details), tuple(details), tuple(misses))
+
+
+def _why_not(graph: Graph, node: NodeProto, choice: LayerChoice) -> str:
+    if reason := constant_product(graph, node):
+        return reason
+    if node.op_type == "Conv" and choice.out_high == choice.out_low:
+        return "its output has no range, which the integer convolution needs"
+    return ""
+
+
+def _input(graph: Graph, node: NodeProto, choice: LayerChoice) -> list[tuple[NodeProto, list[NodeProto]]]:
+    scale, zero = u8_scale(choice.low, choice.high)
+    level = np.asarray(zero, np.uint8)
+    moves = source_of(graph, node)
+    first = moves[-1] if moves else node
+    source = first.input[0]
+    name = f"{node.name}.input"
+    names = [graph.add_constant(f"{name}.scale", np.float32(scale)), graph.add_constant(f"{name}.zero_point", level)]
+    quantized = graph.fresh(f"{name}.quantized")
+    quantize = helper.make_node("QuantizeLinear", [source, *names], [quantized], name=f"{name}.quantize")
+    first.input[0] = quantized
+    pad_with(graph, moves, level)
+    back = helper.make_node(
+        "DequantizeLinear", [node.input[0], *names], [f"{name}.dequantized"], name=f"{name}.dequantize"
+    )
+    node.input[0] = back.output[0]
+    return [(first, [quantize]), (node, [back, *_weights(graph, node, scale)])]
+
+
+def _weights(graph: Graph, node: NodeProto, input_scale: float) -> list[NodeProto]:
+    weight = graph.constant(node.input[1])
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if weight is None:
+        raise ValueError(f"the weights of '{node.name}' are computed")
+    found = quantize_weights(
+        weight.astype(np.float64), output_axis(node), None if bias is None else bias.astype(np.float64), input_scale
+    )
+    made = graph.add_constant(f"{node.name}.weight.int8", found.values)
+    nodes = [
+        dequantize(
+            graph,
+            made,
+            found.scales,
+            np.zeros(len(found.scales), np.int8),
+            f"{node.name}.weight.dequantize",
+            found.axis,
+        )
+    ]
+    node.input[1] = nodes[0].output[0]
+    if bias is not None:
+        steps = (np.float32(input_scale) * found.scales.astype(np.float32)).astype(np.float64)
+        levels = np.rint(bias.astype(np.float64).reshape(-1) / steps).astype(np.int32)
+        made = graph.add_constant(f"{node.name}.bias.int32", levels)
+        nodes.append(dequantize(graph, made, steps, np.zeros(len(steps), np.int32), f"{node.name}.bias.dequantize"))
+        node.input[2] = nodes[1].output[0]
+    return nodes
+
+
+def _output(graph: Graph, node: NodeProto, choice: LayerChoice) -> None:
+    """Q/DQ behind a Conv: its readers read what is dequantised."""
+    scale, zero = u8_scale(choice.out_low, choice.out_high)
+    name = f"{node.name}.output"
+    names = [
+        graph.add_constant(f"{name}.scale", np.float32(scale)),
+        graph.add_constant(f"{name}.zero_point", np.asarray(zero, np.uint8)),
+    ]
+    value = node.output[0]
+    raw, quantized = graph.fresh(f"{value}.raw"), graph.fresh(f"{value}.quantized")
+    node.output[0] = raw
+    position = next(i for i, n in enumerate(graph.proto.node) if n is node)
+    for i, new in enumerate(
+        [
+            helper.make_node("QuantizeLinear", [raw, *names], [quantized], name=f"{name}.quantize"),
+            helper.make_node("DequantizeLinear", [quantized, *names], [value], name=f"{name}.dequantize"),
+        ]
+    ):
+        graph.proto.node.insert(position + 1 + i, new)
