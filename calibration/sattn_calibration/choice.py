@@ -1,0 +1,155 @@
+"""What runs in INT8, and with which ranges: chosen by measurement on windows that gave no ranges.
+
+The windows are in two parts. Each is judged with ranges from the other, so that every window counts and none gives
+the range it is judged with.
+
+1. Each recipe for all layers alike; the best one by (within the budget, score).
+2. Layer by layer, every other recipe that was not hopeless; a better score is kept (`auto` only).
+3. While the budget is not met: the layer whose staying in higher precision helps most stays there.
+4. The same choices with ranges over all windows, if those keep the budget too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import msgspec
+
+from sattn_calibration.judge import Judge, Judged, together
+from sattn_calibration.recipe import Kitchen, Recipe
+from sattn_edge.calibration_table import Agreement, Placement
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate: what it was, and how it did on the windows that gave no ranges."""
+
+    target: str
+    what: str
+    agreement: Agreement
+    score: float
+    within_budget: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The result for one target.
+
+    placement: with ranges over all windows where those keep the budget (`refitted`). judged: the choices on windows
+    that gave no ranges. alone: what each INT8 layer does to the logits when only it runs in INT8.
+    """
+
+    placement: Placement
+    judged: Judged
+    alone: dict[str, Agreement]
+    tried: tuple[Tried, ...]
+    refitted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Ranges from one part of the windows, and the judge that holds windows of the other."""
+
+    kitchen: Kitchen
+    judge: Judge
+
+
+Menu = Mapping[str, Recipe]
+_HOPELESS = 3.0
+
+
+@dataclass
+class Search:
+    """The search for one target. `listen` is told of each candidate as it is judged."""
+
+    target: str
+    folds: tuple[Fold, ...]
+    budget_points: float
+    listen: Callable[[Tried], None] = lambda _: None
+    tried: list[Tried] = field(default_factory=list)
+
+    def run(self, recipes: tuple[Recipe, ...], refit: Kitchen, everything: Judge) -> Chosen:
+        """Searches among recipes. `refit` and `everything`: ranges from, and judgement on, all windows."""
+        best, menu, promising = self._one_recipe(recipes)
+        if any(recipe.equalise for recipe in recipes):
+            best, menu = self._by_layer(promising, best, menu)
+        best, menu, kept = self._keep_out(best, menu)
+        alone = {layer: self._alone(layer, menu) for layer in menu}
+        placement, refitted = self._refit(refit, everything, menu, kept, best)
+        placement = msgspec.structs.replace(
+            placement,
+            judged=best.agreement,
+            final=everything.judge(placement).agreement,
+            met_budget=best.within(self.budget_points),
+        )
+        return Chosen(placement, best, alone, tuple(self.tried), refitted)
+
+    def _one_recipe(self, recipes: tuple[Recipe, ...]) -> tuple[Judged, Menu, tuple[Recipe, ...]]:
+        """The best recipe for all layers alike, and those not far behind, which may be better for one layer."""
+        layers = self.folds[0].kitchen.candidates()
+        menus = [dict.fromkeys(layers, recipe) for recipe in recipes]
+        results = [self._try(f"all layers: {r.label}", m, {}) for r, m in zip(recipes, menus, strict=True)]
+        best = min(range(len(menus)), key=lambda i: self._rank(results[i]))
+        near = _HOPELESS * results[best].score
+        promising = tuple(r for r, result in zip(recipes, results, strict=True) if result.score <= near)
+        return results[best], menus[best], promising
+
+    def _by_layer(self, recipes: tuple[Recipe, ...], best: Judged, menu: Menu) -> tuple[Judged, Menu]:
+        for layer in list(menu):
+            for recipe in [r for r in recipes if r != menu[layer]]:
+                other = {**menu, layer: recipe}
+                result = self._try(f"{layer}: {recipe.label}", other, {})
+                if self._rank(result) < self._rank(best):
+                    best, menu = result, other
+        return best, menu
+
+    def _keep_out(self, best: Judged, menu: Menu) -> tuple[Judged, Menu, dict[str, str]]:
+        """Takes layers out of INT8 one at a time until the budget is met."""
+        kept: dict[str, str] = {}
+        while menu and not best.within(self.budget_points):
+            results = {}
+            for layer in menu:
+                rest = {name: recipe for name, recipe in menu.items() if name != layer}
+                results[layer] = self._try(f"{layer} stays in higher precision", rest, {**kept, layer: "tried"})
+            worst = min(results, key=lambda name: self._rank(results[name]))
+            without = results[worst].agreement
+            kept[worst] = (
+                f"with it in INT8 {best.agreement.points:.2g} % of the labels differ from FP32's (largest margin "
+                f"{best.agreement.worst_margin:.2g}), without it {without.points:.2g} % ({without.worst_margin:.2g})"
+            )
+            menu = {name: recipe for name, recipe in menu.items() if name != worst}
+            best = results[worst]
+        return best, menu, kept
+
+    def _alone(self, layer: str, menu: Menu) -> Agreement:
+        others = {name: "one layer at a time" for name in self.folds[0].kitchen.candidates() if name != layer}
+        return self._judge({layer: menu[layer]}, others).agreement
+
+    def _refit(
+        self, refit: Kitchen, everything: Judge, menu: Menu, kept: Mapping[str, str], best: Judged
+    ) -> tuple[Placement, bool]:
+        """Ranges over all windows: wider than a part's. They are kept unless the labels say otherwise."""
+        wide = refit.placement(self.target, menu, kept)
+        if everything.judge(wide).within(self.budget_points) or not best.within(self.budget_points):
+            return wide, True
+        return self.folds[0].kitchen.placement(self.target, menu, kept), False
+
+    def _judge(self, menu: Menu, kept: Mapping[str, str]) -> Judged:
+        def one(fold: Fold) -> Judged:
+            return fold.judge.judge(fold.kitchen.placement(self.target, menu, kept))
+
+        # One thread a fold: each session runs on one, and two cores are what most machines have to spare.
+        with ThreadPoolExecutor(len(self.folds)) as pool:
+            return together(list(pool.map(one, self.folds)))
+
+    def _try(self, what: str, menu: Menu, kept: Mapping[str, str]) -> Judged:
+        result = self._judge(menu, kept)
+        row = Tried(self.target, what, result.agreement, result.score, result.within(self.budget_points))
+        self.tried.append(row)
+        self.listen(row)
+        return result
+
+    def _rank(self, result: Judged) -> tuple[bool, float]:
+        return not result.within(self.budget_points), result.score
