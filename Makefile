@@ -9,7 +9,7 @@ FUZZ_COUNT ?= 20000
 # See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-device lint bench fuzz clean
+.PHONY: demo test test-device lint bench agreement fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/sattn demo
@@ -29,6 +29,11 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/precision.py
+
+# INT8 and FP16 judged on the foreign checkpoints and recordings beside the repository: about ten minutes.
+agreement: .venv/.installed
+	$(BIN)/python benchmarks/agreement.py
 
 # Mutants of a model file, on both ends of the onnxruntime versions.
 fuzz: .venv/.installed .venv-device/.installed
@@ -43,7 +48,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,rtx,dev]'
 	touch $@
 
 .venv-device/.installed: pyproject.toml constraints.txt

@@ -14,8 +14,10 @@ import msgspec
 from sattn_edge.errors import DigestError, ModelFileError
 
 VERSION = 1
+CLEAR_MARGIN = 0.05
+"""FP32 is sure of a label that leads by more than this much of the logit scale: such a flip is never accepted."""
 Scheme = Literal["u8", "s8"]
-_AGAIN = "calibrate it again: sattn-calibrate {name} --data windows.npz"
+_CALIBRATE = "sattn-calibrate {name} --data windows.npz"
 
 
 class ValueRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,9 +72,16 @@ class Agreement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Percentage points of windows whose label differs."""
         return 100.0 * self.flips / self.windows if self.windows else 0.0
 
+    def within(self, budget_points: float) -> bool:
+        """Labels differ on no more windows than the budget allows, and on none of which FP32 was sure."""
+        return self.points <= budget_points and self.worst_margin <= CLEAR_MARGIN
+
 
 class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The choices for one target. `judged` is on windows that gave no ranges, `final` on all of them."""
+    """The choices for one target. `judged` is on windows that gave no ranges, `final` on all of them.
+
+    forms: how the same choices do in other attention forms than the usual one, whose Q/DQ graphs are others.
+    """
 
     target: str
     scheme: Scheme
@@ -80,6 +89,7 @@ class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     judged: Agreement
     final: Agreement
     met_budget: bool
+    forms: dict[str, Agreement] = {}
 
     def chosen(self) -> dict[str, LayerChoice]:
         """The layers that run in int8, by name."""
@@ -115,9 +125,10 @@ def read_table(raw: dict[str, Any] | None, name: str, graph_digest: str) -> Cali
         ModelFileError: there is none, it can't be read, or it is of a newer version; exit code 3.
         DigestError: it was made for another graph; exit code 7.
     """
-    again = _AGAIN.format(name=name)
+    line = _CALIBRATE.format(name=name)
+    again = f"calibrate it again: {line}"
     if raw is None:
-        raise ModelFileError(name, "carries no calibration table", "int8 needs one", again)
+        raise ModelFileError(name, "carries no calibration table", "int8 needs one", f"make it: {line}")
     if isinstance(raw.get("version"), int) and raw["version"] > VERSION:
         raise ModelFileError(
             name,
@@ -160,6 +171,6 @@ def placement_for(table: CalibrationTable, target: str, name: str) -> Placement:
             name,
             f"has no INT8 choices for {target}",
             f"it has some for {', '.join(sorted(table.placements)) or 'nothing'}",
-            _AGAIN.format(name=name),
+            f"calibrate it again: {_CALIBRATE.format(name=name)}",
         )
     return table.placements[target]

@@ -13,6 +13,8 @@ from sattn_edge.command import EXIT_CODES, run_app
 # command -> where its entry point is, what it does
 COMMANDS = {
     "export": ("sattn_export.commands:export_main", "Turn a trained checkpoint into a verified model file."),
+    "calibrate": ("sattn_calibration.commands:calibrate_main", "Find a model file's INT8 ranges on real windows."),
+    "build": ("sattn_runtime.build_commands:build_main", "Find the fastest form of a model file on this device."),
     "verify": ("sattn_runtime.commands:verify_main", "Replay a model file's golden windows on an engine."),
     "inspect": ("sattn_runtime.commands:inspect_main", "Show what a model file holds."),
     "run": ("sattn_runtime.commands:run_main", "Run a model file on a stream, with a latency report."),

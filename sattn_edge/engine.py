@@ -28,6 +28,7 @@ BACKENDS = {
 }
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_PRECISION = "fp32"
+AUTO = "auto"
 
 # Places in the list that `infer_stamped` fills, each a monotonic time in ns at which a stage had ended.
 COPIED_IN, INFERRED, COPIED_OUT = range(3)
@@ -35,15 +36,22 @@ COPIED_IN, INFERRED, COPIED_OUT = range(3)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine is opened: precision of its arithmetic, and threads for one call."""
+    """How an engine is opened: precision of its arithmetic, and threads for one call.
+
+    attention: the form of the attention blocks; `auto` is what `sattn-build` chose on this device, else the usual one.
+    """
 
     precision: str = DEFAULT_PRECISION
     threads: int = 1
+    attention: str = AUTO
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What an engine says of itself in reports and journals."""
+    """What an engine says of itself in reports and journals.
+
+    attention: the form its blocks run in. notes: what a person should know of how it came to be.
+    """
 
     backend: str
     version: str
@@ -51,6 +59,8 @@ class EngineInfo:
     device: str
     threads: int
     graph_digest: str
+    attention: str = "reference"
+    notes: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -105,18 +115,20 @@ def load_engine(
     backend: str = DEFAULT_BACKEND,
     precision: str = DEFAULT_PRECISION,
     threads: int = 1,
+    attention: str = AUTO,
 ) -> Engine:
-    """Opens a model file as an engine.
+    """Opens a model file as an engine. `attention`: see `EngineOptions`.
 
     Raises:
-        UsageError: an unknown backend, or fewer than one thread.
-        ModelFileError: the file was refused.
-        UnavailableError: the backend is not installed or does not have the precision.
+        UsageError: an unknown backend or attention form, or fewer than one thread.
+        ModelFileError: the file was refused, or has no calibration for int8.
+        DigestError: its calibration was made for another graph.
+        UnavailableError: the backend is not installed or does not have the precision, or others can write the store.
     """
     check_backend(backend)  # before a file is read
     from sattn_edge.model_file import load_model_file
 
-    return open_engine(load_model_file(path), backend, EngineOptions(precision, threads))
+    return open_engine(load_model_file(path), backend, EngineOptions(precision, threads, attention))
 
 
 def open_engine(model: ModelFile, backend: str, options: EngineOptions) -> Engine:

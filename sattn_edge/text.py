@@ -21,7 +21,7 @@ def table(rows: Sequence[Sequence[object]], *, header: Sequence[str] = (), inden
 
 
 def _numeric(cell: str) -> bool:
-    return cell in ("", "-") or cell.replace(".", "").replace(",", "").replace("%", "").lstrip("-+").isdigit()
+    return cell in ("", "-") or cell.replace(".", "").replace(",", "").replace("%", "").lstrip("<-+").isdigit()
 
 
 def fields(rows: Iterable[tuple[str, object]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,11 +15,15 @@ from typing import Any
 import pytest
 
 from sattn_edge import command
-from sattn_runtime import commands
 from tests.helpers_data import ROOT
 
 FOLDERS = [str(ROOT), *(str(ROOT / stage) for stage in ("export", "calibration", "runtime"))]
-ENTRY = {"sattn-run": "run_main", "sattn-verify": "verify_main", "sattn-inspect": "inspect_main"}
+ENTRY = {
+    "sattn-run": "sattn_runtime.commands:run_main",
+    "sattn-verify": "sattn_runtime.commands:verify_main",
+    "sattn-inspect": "sattn_runtime.commands:inspect_main",
+    "sattn-build": "sattn_runtime.build_commands:build_main",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Cli:
         self._capfd.readouterr()
         code = 0
         try:
-            getattr(commands, ENTRY[prog])([str(a) for a in args])
+            module, function = ENTRY[prog].split(":")
+            getattr(importlib.import_module(module), function)([str(a) for a in args])
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 0
         out, err = self._capfd.readouterr()
@@ -62,7 +68,8 @@ def environment() -> dict[str, str]:
 
 def command_line(prog: str, *args: str | Path) -> list[str]:
     """How to start a command in a fresh interpreter."""
-    code = f"from sattn_runtime.commands import {ENTRY[prog]} as main; main()"
+    module, function = ENTRY[prog].split(":")
+    code = f"from {module} import {function} as main; main()"
     return [sys.executable, "-c", code, *map(str, args)]
 
 

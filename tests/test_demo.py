@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sattn_edge.demo import timeline
+from sattn_edge.demo import agreement, timeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +38,19 @@ def test_timeline_of_a_long_stream_fits_a_terminal(tmp_path: Path) -> None:
     assert max(len(line) for line in timeline(journal, ["A"], colour=False)) <= 90
 
 
+def test_two_journals_beside_each_other(tmp_path: Path) -> None:
+    truth = ["PEN", "PEN", "PULL", None]
+    given = {"fp32": ["PEN", "PEN", "PULL", "PEN"], "int8": ["PEN", "PULL", "PULL", "PULL"]}
+    for name, labels in given.items():
+        rows = [_line(i, g, t, stream) for stream in "ab" for i, (g, t) in enumerate(zip(labels, truth, strict=True))]
+        (tmp_path / name).write_text("\n".join([json.dumps({"type": "start"}), *rows]) + "\n")
+    assert [line.split() for line in agreement(tmp_path / "fp32", tmp_path / "int8", "b")] == [
+        ["windows", "FP32", "INT8", "same", "label"],
+        ["a,", "new", "to", "it", "4", "100.0%", "66.7%", "50.0%"],
+        ["b,", "its", "ranges", "are", "from", "here", "4", "100.0%", "66.7%", "50.0%"],
+    ]
+
+
 @pytest.mark.torch
 def test_demo_runs_and_says_where_its_files_are(tmp_path: Path) -> None:
     pytest.importorskip("torch")
@@ -46,11 +59,13 @@ def test_demo_runs_and_says_where_its_files_are(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "drained on SIGTERM" in done.stdout
-    for name in ("watch.onnx", "decisions.jsonl"):
+    for name in ("watch.onnx", "decisions.jsonl", "decisions_int8.jsonl"):
         assert f"here/{name}" in done.stdout
         assert (tmp_path / "here" / name).stat().st_size > 0
     accuracy = next(line for line in done.stdout.splitlines() if line.startswith("accuracy"))
     assert float(accuracy.split()[1].rstrip("%,")) > 70
+    (unseen,) = (line for line in done.stdout.splitlines() if "session_sub08, new to it" in line)
+    assert float(unseen.split()[-1].rstrip("%")) > 95
 
 
 def test_demo_in_a_place_that_can_not_be_written(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def test_the_help_of_the_umbrella_loads_not_even_numpy():
     assert not found & {"numpy", "msgspec", "onnx", "onnxruntime", "torch"}
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["run", "verify", "inspect", "build"])
 def test_the_help_of_a_runtime_command_loads_no_runtime(command):
-    found = loaded(f"from sattn_runtime.commands import {command}_main as main; main(['--help'])")
+    module, function = COMMANDS[command][0].split(":")
+    found = loaded(f"from {module} import {function} as main; main(['--help'])")
     assert "typer" in found
     assert not found & {"onnx", "onnxruntime", "torch"}
 

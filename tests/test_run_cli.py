@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from sattn_edge.contract import Contract
 from sattn_edge.engine import BACKENDS
 from sattn_runtime.testing import FakeEngine
+from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_data import save_bundle
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import save_model
@@ -92,6 +94,31 @@ def test_two_runs_append_to_one_journal(cli, model, data, tmp_path):
     for _ in range(2):
         assert cli("sattn-run", model, f"replay:{data}", "--journal", tmp_path / "j").code == 0
     assert [row["type"] for row in lines_of(tmp_path / "j")] == (["start"] + ["window"] * 11) * 2
+
+
+def test_int8_runs_and_says_in_which_form(cli, model, data, tmp_path):
+    path = tmp_path / "calibrated.onnx"
+    path.write_bytes(model.read_bytes())
+    calibrate_by_hand(path)
+    done = cli("sattn-run", path, f"replay:{data}", "--precision", "int8", "--journal", tmp_path / "j")
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"^engine +onnxruntime 1\.\S+, int8, form gemm, 1 thread$", done.out, re.MULTILINE)
+    (start,) = lines_of(tmp_path / "j", "start")
+    assert (start["precision"], start["attention"]) == ("int8", "gemm")
+    cli("sattn-run", path, f"replay:{data}", "--attention", "taps", "--journal", tmp_path / "fp32")
+    (start,) = lines_of(tmp_path / "fp32", "start")
+    assert (start["precision"], start["attention"]) == ("fp32", "taps")
+    int8, fp32 = (np.array([r["logits"] for r in lines_of(tmp_path / n, "window")]) for n in ("j", "fp32"))
+    assert 1e-6 < np.abs(int8 - fp32).max() / np.abs(fp32).max() < 0.2
+
+
+def test_what_there_is_to_know_of_an_engine_is_told(cli, model, data, tmp_path):
+    path = tmp_path / "calibrated.onnx"
+    path.write_bytes(model.read_bytes())
+    calibrate_by_hand(path, int8=[])
+    done = cli("sattn-run", path, f"replay:{data}", "--precision", "int8")
+    assert done.code == 0
+    assert "note: no layer of calibrated.onnx runs in INT8" in done.err
 
 
 def test_several_threads_give_the_same(cli, model, data, tmp_path):

@@ -7,14 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sattn_edge.command import JSON_HELP, new_app, print_json, print_lines, run_app, tell
+from sattn_edge.command import new_app, print_json, print_lines, run_app, tell
 from sattn_edge.errors import QualityError, UsageError
-
-Json = Annotated[bool, typer.Option("--json", help=JSON_HELP)]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file made by sattn-export.")]
-Backend = Annotated[str, typer.Option(help="What runs the network.")]
-Precision = Annotated[str, typer.Option(help="Precision of its arithmetic.")]
-Threads = Annotated[int, typer.Option(help="Threads for one inference.")]
+from sattn_runtime.options import Attention, Backend, Json, ModelArgument, Precision, Threads
 
 
 def _run(
@@ -32,6 +27,7 @@ def _run(
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
+    attention: Attention = "auto",
     threads: Threads = 1,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
@@ -55,7 +51,7 @@ def _run(
         smooth=smooth,
         journal=journal,
         backend=backend,
-        engine=EngineOptions(precision, threads),
+        engine=EngineOptions(precision, threads, attention),
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
     )
@@ -81,6 +77,7 @@ def _verify(
     model: ModelArgument,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
+    attention: Attention = "auto",
     threads: Threads = 1,
     json_output: Json = False,
 ) -> None:
@@ -90,7 +87,7 @@ def _verify(
     from sattn_runtime import verify
 
     check_backend(backend)
-    result = verify.verify(load_model_file(model), backend, EngineOptions(precision, threads))
+    result = verify.verify(load_model_file(model), backend, EngineOptions(precision, threads, attention))
     if json_output:
         print_json(verify.as_data(result))
     else:
@@ -100,20 +97,60 @@ def _verify(
             model.name,
             f"{len(result.failures)} of {result.windows} golden windows are beyond the tolerance",
             f"{result.tolerance:g} of the logit scale",
-            "export the model again, or check the engine",
+            "calibrate it again" if precision == "int8" else "export the model again, or check the engine",
         )
 
 
-def _inspect(model: ModelArgument, json_output: Json = False) -> None:
-    """Shows a model file's contract, attention blocks, cost, calibration state and digests."""
+def _inspect(
+    model: ModelArgument,
+    lower: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="Show what lowering for onnxruntime or tensorrt changes.")
+    ] = None,
+    attention: Annotated[str | None, typer.Option(help="With --lower: form of the attention blocks.")] = None,
+    precision: Annotated[str | None, typer.Option(help="With --lower: fp32, fp16 or int8.")] = None,
+    batch: Annotated[int | None, typer.Option(help="With --lower: fix the batch to this.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="With --lower: write the lowered graph here, as plain ONNX.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Shows a model file's contract, attention blocks, cost, calibration state and digests.
+
+    With --lower it shows instead what each pass makes of the graph for a backend.
+    """
     from sattn_edge.model_file import load_model_file
     from sattn_runtime import inspect_model
 
+    if lower is not None:
+        _inspect_lowered(model, lower, (attention, precision, batch, output), json_output)
+        return
+    given = {"--attention": attention, "--precision": precision, "--batch": batch, "-o": output}
+    if extra := [name for name, value in given.items() if value is not None]:
+        raise UsageError(extra[0], "says how to lower", "it goes with --lower", "add --lower onnxruntime or tensorrt")
     found = load_model_file(model)
     if json_output:
         print_json(inspect_model.as_data(found))
     else:
         print_lines(inspect_model.as_text(found))
+
+
+def _inspect_lowered(
+    model: Path, backend: str, given: tuple[str | None, str | None, int | None, Path | None], json_output: bool
+) -> None:
+    from sattn_edge.lowering import Target
+    from sattn_edge.model_file import load_model_file
+    from sattn_runtime import lowered_report
+
+    attention, precision, batch, output = given
+    form = None if attention == "auto" else attention
+    target = Target(backend, form, precision or "fp32", batch)  # type: ignore[arg-type] # checked by what it is given to
+    report = lowered_report.lower_file(load_model_file(model), target)
+    if output is not None:
+        report = lowered_report.write_lowered(report, model, output)
+    if json_output:
+        print_json(lowered_report.as_data(report))
+    else:
+        print_lines(lowered_report.as_text(report))
 
 
 def run_main(args: list[str] | None = None, prog: str = "sattn-run") -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from sattn_edge.attention import DOMAIN, pooling_of
+from sattn_edge.calibration_table import read_table
 from sattn_edge.contract import Channel
 from sattn_edge.cost import cost
+from sattn_edge.errors import SattnEdgeError
 from sattn_edge.graph import Graph, attribute
 from sattn_edge.model_file import FORMAT, ModelFile
 from sattn_edge.text import count, fields, millions, table
@@ -85,7 +87,7 @@ def as_text(model: ModelFile) -> list[str]:
             ("operators", ", ".join(f"{n} {op}" for op, n in price.operators.items())),
             ("golden", golden),
             ("statistics", "of the data it was exported with" if model.statistics else "none"),
-            ("calibration", "present" if model.calibration else "none: runs in fp32"),
+            ("calibration", calibration_text(model)),
             ("file", model.file_digest),
             (
                 "graph",
@@ -95,6 +97,18 @@ def as_text(model: ModelFile) -> list[str]:
     )
     lines += ["", "channels:", *table([_channel_row(c) for c in contract.channel], header=_CHANNEL_HEADER)]
     return [_printable(line) for line in [*lines, "", *_block_text(blocks(model))]]
+
+
+def calibration_text(model: ModelFile) -> str:
+    """What its calibration table is of and how many layers it puts into INT8, or why it can't be used."""
+    if model.calibration is None:
+        return "none: runs in fp32"
+    try:
+        found = read_table(model.calibration, model.name, model.graph_digest)
+    except SattnEdgeError as error:
+        return f"NOT USABLE: {error.found}; {error.todo}"
+    parts = [f"{p.target} {len(p.chosen())} of {len(p.layers)}" for p in found.placements.values()]
+    return f"{found.method}, {count(found.windows, 'window')} of {found.source}; layers in INT8: {', '.join(parts)}"
 
 
 _CHANNEL_HEADER = ("name", "unit", "mean", "std", "min", "max")

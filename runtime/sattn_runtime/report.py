@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from sattn_edge.engine import EngineInfo
 from sattn_edge.text import count, fields, microseconds, table
 from sattn_runtime.latency import QUANTILES
 from sattn_runtime.run import RunResult
@@ -50,7 +51,7 @@ def as_text(result: RunResult) -> list[str]:
     lines = fields(
         [
             ("model", result.options.model),
-            ("engine", f"{info.backend} {info.version}, {info.precision}, {count(info.threads, 'thread')}"),
+            ("engine", _engine(info)),
             ("source", f"{result.options.source}, {count(result.streams, 'stream')}"),
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
@@ -72,6 +73,10 @@ def as_text(result: RunResult) -> list[str]:
         ]
     )
     return [*lines, "", *_latency_text(result), *_score_text(result)]
+
+
+def _engine(info: EngineInfo) -> str:
+    return f"{info.backend} {info.version}, {info.precision}, form {info.attention}, {count(info.threads, 'thread')}"
 
 
 def _windows(result: RunResult) -> str:

@@ -97,6 +97,8 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     model = load_model_file(options.model)
     engine = open_engine(model, options.backend, options.engine)
     loaded = monotonic_ns()
+    for note in engine.info.notes:
+        tell(f"note: {note}")
     engine.infer(model.golden.x[:1])
     first = monotonic_ns()
     for _ in range(_WARM_UP):
@@ -144,6 +146,7 @@ def _journal_head(model: str, engine: Engine, hop: int) -> dict[str, Any]:
         "graph_digest": info.graph_digest,
         "backend": info.backend,
         "precision": info.precision,
+        "attention": info.attention,
         "window_samples": contract.window,
         "hop_samples": hop,
         "rate_hz": contract.rate_hz,

@@ -8,10 +8,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sattn_edge.engine import EngineOptions
+from sattn_edge.engine import EngineOptions, open_engine
+from sattn_edge.lowering import FORMS
 from sattn_edge.model_file import load_model_file, parse_model_file
 from sattn_runtime.testing import FakeEngine
-from sattn_runtime.verify import TOLERANCES, as_text, verify
+from sattn_runtime.verify import TOLERANCES, as_text, verify, verify_engine
+from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import GOLDEN_WINDOWS, save_model, save_watch_model
 from tests.helpers_run import Cli
@@ -128,6 +130,86 @@ def test_many_failures_are_listed_in_part(model):
     lines = as_text(replace(result, failures=tuple(range(12)), flips=1, synthetic=False))
     assert lines[-1] == "beyond the tolerance: 12 windows (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 ...)"
     assert any(line.endswith("1 label differ") for line in lines)
+
+
+# ------------------------------------------------------------------ INT8
+
+
+def real(path: Path) -> Path:
+    """The same model file, its golden windows said to be somebody's."""
+    proto = onnx.load(path)
+    for row in proto.metadata_props:
+        row.value = row.value.replace('"synthetic":true', '"synthetic":false')
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_int8_on_real_windows_is_held_against_fp32(cli, model):
+    done = cli("sattn-verify", real(calibrate_by_hand(model)), "--precision", "int8")
+    assert done.code == 0, done.err
+    assert "onnxruntime, int8, form gemm" in done.out
+    assert "compared with  the golden logits, FP32" in done.out
+    assert "(at most 0.05)" in done.out
+    assert "(may differ at margins up to 0.05)" in done.out
+    report = cli("sattn-verify", model, "--precision", "int8", "--json").json
+    assert 1e-5 < report["relative"] < 5e-2
+    assert (report["tolerance"], report["flip_margin"], report["attention"]) == (0.05, 0.05, "gemm")
+
+
+def test_int8_with_ranges_that_clip_fails_on_real_windows_alone(cli, model):
+    calibrate_by_hand(model, shrink=0.2)
+    done = cli("sattn-verify", model, "--precision", "int8")
+    assert done.code == 0
+    assert "its own graph in float: synthetic windows may be out of range" in done.out
+    assert "(at most 0.01)" in done.out
+    done = cli("sattn-verify", real(model), "--precision", "int8")
+    assert done.code == 4
+    assert "0.05 of the logit scale; calibrate it again" in done.err
+
+
+def test_wrong_integer_sums_are_found_on_synthetic_windows_too(model, monkeypatch):
+    """The control: what a kernel that saturates would do."""
+    found = load_model_file(calibrate_by_hand(model))
+    engine = open_engine(found, "onnxruntime", EngineOptions("int8"))
+    inner = engine._run
+    monkeypatch.setattr(engine, "_run", lambda x: inner(x) * np.float32(1.02))
+    assert verify_engine(found, engine).failures
+    monkeypatch.setattr(engine, "_run", lambda x: inner(x) * np.float32(1.001))
+    assert not verify_engine(found, engine).failures
+
+
+def test_a_flip_is_a_failure_where_fp32_was_sure(model, monkeypatch):
+    """Within the tolerance a label may differ, but not at a margin beyond it."""
+    found = load_model_file(real(calibrate_by_hand(model)))
+    logits = np.array(found.golden.logits)
+    scale = float(np.abs(logits).max())
+    for row, margin in zip(logits, (0.01, 0.04, 0.09, 0.2, 0.3, 0.4), strict=True):
+        row[:] = (0.5 * scale, (0.5 - margin) * scale, -scale)
+    found = replace(found, golden=replace(found.golden, logits=logits))
+    given = logits.copy()
+    given[:3, 0] -= np.float32(0.0475 * scale)
+    given[:3, 1] += np.float32(0.0475 * scale)
+    answers = {x[0].tobytes(): row.tolist() for x, row in zip(found.golden.x, given, strict=True)}
+    engine = FakeEngine(found.contract, lambda window: answers[window.tobytes()])
+    engine.info = replace(engine.info, precision="int8")
+    result = verify_engine(found, engine)
+    assert (result.flips, result.failures) == (3, (2,))
+    assert result.worst_margin == pytest.approx(0.09, abs=1e-4)
+    engine.info = replace(engine.info, precision="fp32")
+    assert verify_engine(found, engine).failures == (0, 1, 2)
+
+
+def test_int8_without_a_table(cli, model):
+    done = cli("sattn-verify", model, "--precision", "int8")
+    assert done.code == 3
+    assert "carries no calibration table" in done.err
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_by_name(cli, model, form):
+    done = cli("sattn-verify", model, "--attention", form)
+    assert done.code == 0, done.err
+    assert f"onnxruntime, fp32, form {form}" in done.out
 
 
 def test_a_changed_graph_that_gives_the_same_is_told_but_passes(model):

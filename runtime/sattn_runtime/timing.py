@@ -1,0 +1,42 @@
+"""Engines timed beside each other: in turns, so that what disturbs the machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattn_edge.engine import Engine
+
+CALLS = 5  # of one engine in a round, back to back
+ROUNDS = 40
+WARM_UP = 10
+
+
+def time_in_turns(engines: Sequence[Engine], window: NDArray[np.float32], rounds: int = ROUNDS) -> NDArray[np.float64]:
+    """Times calls on one window [1, 1, series, modal]; returns us float64 [engines, rounds, CALLS].
+
+    In each round every engine has its turn, in an order drawn anew, so that none always follows the same one. A turn
+    begins with a call that is not counted: it finds what the engine before it left in the caches.
+    """
+    for engine in engines:
+        for _ in range(WARM_UP):
+            engine.infer(window)
+    times = np.empty((len(engines), rounds, CALLS))
+    rng = np.random.default_rng(0)
+    for i in range(rounds):
+        for place in rng.permutation(len(engines)):
+            times[place, i] = _turn(engines[place], window)
+    return times
+
+
+def _turn(engine: Engine, window: NDArray[np.float32]) -> list[float]:
+    engine.infer(window)
+    spent = []
+    for _ in range(CALLS):
+        began = perf_counter_ns()
+        engine.infer(window)
+        spent.append((perf_counter_ns() - began) / 1000)
+    return spent
