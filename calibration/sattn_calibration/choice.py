@@ -20,6 +20,7 @@ import msgspec
 from sattn_calibration.judge import Judge, Judged, together
 from sattn_calibration.recipe import Kitchen, Recipe
 from sattn_edge.calibration_table import Agreement, Placement
+from sattn_edge.lowering import FORMS, Target
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Search:
             judged=best.agreement,
             final=everything.judge(placement).agreement,
             met_budget=best.within(self.budget_points),
+            forms=self._forms(placement),
         )
         return Chosen(placement, best, alone, tuple(self.tried), refitted)
 
@@ -126,6 +128,14 @@ class Search:
     def _alone(self, layer: str, menu: Menu) -> Agreement:
         others = {name: "one layer at a time" for name in self.folds[0].kitchen.candidates() if name != layer}
         return self._judge({layer: menu[layer]}, others).agreement
+
+    def _forms(self, placement: Placement) -> dict[str, Agreement]:
+        """The same choices in the forms `sattn-build` may find faster; a TensorRT build judges its own."""
+        if self.target != "onnxruntime" or not placement.chosen():
+            return {}
+        usual = Target("onnxruntime", None, "int8").form
+        forms = [form for form in FORMS if form != usual]
+        return {form: together([f.judge.judge(placement, form) for f in self.folds]).agreement for form in forms}
 
     def _refit(
         self, refit: Kitchen, everything: Judge, menu: Menu, kept: Mapping[str, str], best: Judged

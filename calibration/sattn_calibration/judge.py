@@ -14,8 +14,6 @@ from sattn_edge.engine_onnxruntime import session
 from sattn_edge.lowering import Backend, Target, lower
 from sattn_edge.passes import PassReport
 
-CLEAR_MARGIN = 0.05
-"""FP32 is sure of a label that leads by more than this much of the logit scale: such a flip is never accepted."""
 _BATCH = 16
 
 
@@ -54,7 +52,7 @@ class Judged:
 
     def within(self, budget_points: float) -> bool:
         """Labels differ on no more windows than the budget allows, and on none of which FP32 was sure."""
-        return self.agreement.points <= budget_points and self.agreement.worst_margin <= CLEAR_MARGIN
+        return self.agreement.within(budget_points)
 
 
 def together(parts: Sequence[Judged]) -> Judged:

@@ -41,7 +41,7 @@ class FakeJudge:
     def __init__(self, rule: Callable[[Mapping[str, str]], tuple[float, int]], margin: float = 0.01) -> None:
         self.rule, self.margin = rule, margin
 
-    def judge(self, placement: Placement) -> Judged:
+    def judge(self, placement: Placement, attention: str | None = None) -> Judged:
         error, flips = self.rule({name: choice.method for name, choice in placement.chosen().items()})
         flipped = np.arange(100) < flips
         return Judged(np.zeros((100, 3), np.float32), np.full((100, 3), error), np.full(100, self.margin), flipped, ())
