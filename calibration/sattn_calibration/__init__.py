@@ -1,4 +1,4 @@
 """The calibration stage: integer ranges from real windows. Stands on the core, beside export and runtime.
 
-Nothing is calibrated yet in this version; models run in FP32.
+`pipeline.calibrate` does what `sattn-calibrate` does.
 """

@@ -6,7 +6,7 @@ the range it is judged with.
 1. Each recipe for all layers alike; the best one by (within the budget, score).
 2. Layer by layer, every other recipe that was not hopeless; a better score is kept (`auto` only).
 3. While the budget is not met: the layer whose staying in higher precision helps most stays there.
-4. The same choices with ranges over all windows, if those keep the budget too.
+4. The same choices with ranges over all windows; where those miss the budget on all windows, back to 3.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Tried:
 class Chosen:
     """The result for one target.
 
-    placement: with ranges over all windows where those keep the budget (`refitted`). judged: the choices on windows
-    that gave no ranges. alone: what each INT8 layer does to the logits when only it runs in INT8.
+    placement: with ranges over all windows. judged: the choices on windows that gave no ranges; final: the placement
+    on all windows. alone: what each INT8 layer does to the logits when only it runs in INT8.
     """
 
     placement: Placement
     judged: Judged
+    final: Judged
     alone: dict[str, Agreement]
     tried: tuple[Tried, ...]
-    refitted: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +76,27 @@ class Search:
         best, menu, promising = self._one_recipe(recipes)
         if any(recipe.equalise for recipe in recipes):
             best, menu = self._by_layer(promising, best, menu)
-        best, menu, kept = self._keep_out(best, menu)
-        alone = {layer: self._alone(layer, menu) for layer in menu}
-        placement, refitted = self._refit(refit, everything, menu, kept, best)
+        kept: dict[str, str] = {}
+        while menu and not best.within(self.budget_points):
+            best, menu = self._keep_one_out(best, menu, kept, self._judge)
+
+        def with_all_ranges(menu: Menu, kept: Mapping[str, str]) -> Judged:
+            return everything.judge(refit.placement(self.target, menu, kept))
+
+        final = with_all_ranges(menu, kept)
+        while menu and not final.within(self.budget_points):
+            final, menu = self._keep_one_out(final, menu, kept, with_all_ranges)
+            best = self._judge(menu, kept)
+        placement = refit.placement(self.target, menu, kept)
         placement = msgspec.structs.replace(
             placement,
             judged=best.agreement,
-            final=everything.judge(placement).agreement,
-            met_budget=best.within(self.budget_points),
+            final=final.agreement,
+            met_budget=best.within(self.budget_points) and final.within(self.budget_points),
             forms=self._forms(placement),
         )
-        return Chosen(placement, best, alone, tuple(self.tried), refitted)
+        alone = {layer: self._alone(layer, menu) for layer in menu}
+        return Chosen(placement, best, final, alone, tuple(self.tried))
 
     def _one_recipe(self, recipes: tuple[Recipe, ...]) -> tuple[Judged, Menu, tuple[Recipe, ...]]:
         """The best recipe for all layers alike, and those not far behind, which may be better for one layer."""
@@ -107,23 +117,21 @@ class Search:
                     best, menu = result, other
         return best, menu
 
-    def _keep_out(self, best: Judged, menu: Menu) -> tuple[Judged, Menu, dict[str, str]]:
-        """Takes layers out of INT8 one at a time until the budget is met."""
-        kept: dict[str, str] = {}
-        while menu and not best.within(self.budget_points):
-            results = {}
-            for layer in menu:
-                rest = {name: recipe for name, recipe in menu.items() if name != layer}
-                results[layer] = self._try(f"{layer} stays in higher precision", rest, {**kept, layer: "tried"})
-            worst = min(results, key=lambda name: self._rank(results[name]))
-            without = results[worst].agreement
-            kept[worst] = (
-                f"with it in INT8 {best.agreement.points:.2g} % of the labels differ from FP32's (largest margin "
-                f"{best.agreement.worst_margin:.2g}), without it {without.points:.2g} % ({without.worst_margin:.2g})"
-            )
-            menu = {name: recipe for name, recipe in menu.items() if name != worst}
-            best = results[worst]
-        return best, menu, kept
+    def _keep_one_out(
+        self, best: Judged, menu: Menu, kept: dict[str, str], judge: Callable[[Menu, Mapping[str, str]], Judged]
+    ) -> tuple[Judged, Menu]:
+        """Takes the layer out of INT8 that the labels are best without; adds it to `kept` with the reason."""
+        results = {}
+        for layer in menu:
+            rest = {name: recipe for name, recipe in menu.items() if name != layer}
+            results[layer] = self._told(f"{layer} stays in higher precision", judge(rest, {**kept, layer: "tried"}))
+        worst = min(results, key=lambda name: self._rank(results[name]))
+        without = results[worst].agreement
+        kept[worst] = (
+            f"with it in INT8 {best.agreement.points:.2g} % of the labels differ from FP32's (largest margin "
+            f"{best.agreement.worst_margin:.2g}), without it {without.points:.2g} % ({without.worst_margin:.2g})"
+        )
+        return results[worst], {name: recipe for name, recipe in menu.items() if name != worst}
 
     def _alone(self, layer: str, menu: Menu) -> Agreement:
         others = {name: "one layer at a time" for name in self.folds[0].kitchen.candidates() if name != layer}
@@ -137,15 +145,6 @@ class Search:
         forms = [form for form in FORMS if form != usual]
         return {form: together([f.judge.judge(placement, form) for f in self.folds]).agreement for form in forms}
 
-    def _refit(
-        self, refit: Kitchen, everything: Judge, menu: Menu, kept: Mapping[str, str], best: Judged
-    ) -> tuple[Placement, bool]:
-        """Ranges over all windows: wider than a part's. They are kept unless the labels say otherwise."""
-        wide = refit.placement(self.target, menu, kept)
-        if everything.judge(wide).within(self.budget_points) or not best.within(self.budget_points):
-            return wide, True
-        return self.folds[0].kitchen.placement(self.target, menu, kept), False
-
     def _judge(self, menu: Menu, kept: Mapping[str, str]) -> Judged:
         def one(fold: Fold) -> Judged:
             return fold.judge.judge(fold.kitchen.placement(self.target, menu, kept))
@@ -155,7 +154,9 @@ class Search:
             return together(list(pool.map(one, self.folds)))
 
     def _try(self, what: str, menu: Menu, kept: Mapping[str, str]) -> Judged:
-        result = self._judge(menu, kept)
+        return self._told(what, self._judge(menu, kept))
+
+    def _told(self, what: str, result: Judged) -> Judged:
         row = Tried(self.target, what, result.agreement, result.score, result.within(self.budget_points))
         self.tried.append(row)
         self.listen(row)

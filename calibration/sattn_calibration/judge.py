@@ -75,7 +75,8 @@ class Judge:
         self.reference = self._logits(lower(model, Target("onnxruntime")).model)
         self.scale = float(np.abs(self.reference).max()) or 1.0
         ordered = np.sort(self.reference, axis=1)
-        self.margins: NDArray[np.float32] = (ordered[:, -1] - ordered[:, -2]) / self.scale
+        lead = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(x), np.inf, np.float32)
+        self.margins: NDArray[np.float32] = lead / self.scale
 
     def __len__(self) -> int:
         """The number of windows."""

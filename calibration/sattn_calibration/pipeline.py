@@ -18,7 +18,7 @@ from sattn_calibration.choice import Chosen, Fold, Search, Tried
 from sattn_calibration.collect import Observation, Product, collect, main_products
 from sattn_calibration.data_checks import check_data
 from sattn_calibration.data_report import DataReport, data_report
-from sattn_calibration.judge import Judge
+from sattn_calibration.judge import Judge, Judged
 from sattn_calibration.recipe import METHODS, SCHEMES, Kitchen, kitchen, recipes_for, short
 from sattn_calibration.split import Split, split
 from sattn_calibration.thresholds import thresholds
@@ -138,7 +138,7 @@ def _calibrate(
     for target in SCHEMES:
         search = Search(target, folds, options.budget, listen)
         chosen[target] = search.run(recipes_for(options.method), on_all, everything)
-        flips[target] = _flips(everything, chosen[target], windows, place)
+        flips[target] = _flips(everything, chosen[target].final, windows, place)
     return Calibration(
         model=model,
         windows=windows,
@@ -187,8 +187,7 @@ def _kitchen(model: ModelFile, products: tuple[Product, ...], x: NDArray[np.floa
     return kitchen(model.proto, products, collect(model.proto, values, x))
 
 
-def _flips(everything: Judge, chosen: Chosen, windows: WindowSet, place: NDArray[np.int64]) -> tuple[Flip, ...]:
-    found = everything.judge(chosen.placement)
+def _flips(everything: Judge, found: Judged, windows: WindowSet, place: NDArray[np.int64]) -> tuple[Flip, ...]:
     truth = None if windows.y is None else windows.y[place]
     return tuple(
         Flip(

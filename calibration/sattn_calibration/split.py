@@ -153,10 +153,10 @@ def _apart(places: Positions, part: Bits, window: int) -> Mask:
 
 
 def _note(windows: WindowSet, ranges: Indices, judge: Indices, by: By, places: Positions) -> str:
-    parts = f"{len(ranges)} windows for the ranges, {len(judge)} to judge"
+    parts = f"{len(ranges)} and {len(judge)} windows, each part judged with ranges from the other"
     if by == "group" and windows.group is not None:
-        judged = np.unique(windows.group[judge])
-        parts += f", by group: {', '.join(name or '(not known)' for name in judged)} judge"
+        second = np.unique(windows.group[judge])
+        parts += f", by group: {', '.join(name or '(not known)' for name in second)} in the second"
     else:
         parts += ", each stretch of a label cut in half" if by == "label" else ", in blocks of time"
     left = len(windows.x) - len(ranges) - len(judge)

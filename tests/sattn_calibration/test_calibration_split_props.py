@@ -94,7 +94,7 @@ def test_a_rule_and_not_the_order_of_groups_decides():
     two = split(window_set(x[::-1], group=list("cbbaaa")), 16, 16)
     assert one.ranges.tolist() == [0, 1, 2]
     assert two.ranges.tolist() == [3, 4, 5]
-    assert one.note == "3 windows for the ranges, 3 to judge, by group: b, c judge"
+    assert one.note == "3 and 3 windows, each part judged with ranges from the other, by group: b, c in the second"
 
 
 @pytest.mark.parametrize("with_start", [True, False])

@@ -101,15 +101,20 @@ def test_a_flip_fp32_was_sure_of_is_over_any_budget():
     assert "three" in kept.placement.chosen()
 
 
-def test_ranges_over_everything_are_kept_only_within_the_budget():
-    good, bad = FakeJudge(lambda menu: (0.01, 0)), FakeJudge(lambda menu: (0.01, 9))
-    _, wide = search(lambda menu: (0.01, 0), PLAIN[:1], everything=good)
-    _, part = search(lambda menu: (0.01, 0), PLAIN[:1], everything=bad)
-    assert wide.refitted
-    assert not part.refitted
-    every, some = kitchen_of(2), kitchen_of(0)
-    assert wide.placement.layers[0].high == pytest.approx(every.observations["one.in"].maximum, rel=1e-6)
-    assert part.placement.layers[0].high == pytest.approx(some.observations["one.in"].maximum, rel=1e-6)
+def test_the_ranges_are_those_over_all_windows():
+    _, chosen = search(lambda menu: (0.01, 0), PLAIN[:1])
+    seen = kitchen_of(2).observations["one.in"]
+    assert chosen.placement.layers[0].high == pytest.approx(seen.maximum, rel=1e-6)
+
+
+def test_a_budget_missed_over_all_windows_takes_layers_out_too():
+    """Held-out windows agree, but over all windows layer three flips labels."""
+    everything = FakeJudge(lambda menu: (0.01, 9 if "three" in menu else 0))
+    one, chosen = search(lambda menu: (0.01, 0), PLAIN[:1], everything=everything)
+    assert list(chosen.placement.chosen()) == ["one", "two"]
+    assert [row.what for row in one.tried][-1] == "three stays in higher precision"
+    assert chosen.placement.met_budget
+    assert chosen.placement.final.flips == 0
 
 
 def test_what_was_tried_is_told_as_it_happens():
