@@ -93,7 +93,7 @@ class Acceptance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One form: how it did, or why it was not tried.
+    """One form: how it did, or, in a few words (`left_out`) and in full (`note`), why it was not tried.
 
     median_us: of one call, None if it was not timed. rounds_won: in how many rounds it was faster than the form that
     stays unless another is faster.
@@ -102,6 +102,7 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     form: str
     precision: str
     note: str = ""
+    left_out: str = ""
     acceptance: Acceptance | None = None
     median_us: float | None = None
     rounds_won: int | None = None

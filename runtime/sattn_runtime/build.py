@@ -135,12 +135,12 @@ def _try_forms(model: ModelFile, options: BuildOptions) -> list[_Tried]:
     for form in forms:
         unchanged, note = _what_it_changes(_lower(model, form, precision), form)
         if form != asked and (reason := _over_budget(model, form, precision)):
-            tried.append(_Tried(Candidate(form, precision, note=reason), None))
+            tried.append(_Tried(Candidate(form, precision, note=reason, left_out="over the budget"), None))
             continue
         if unchanged and form == asked:
             raise UsageError(f"--attention {form}", f"{note} of {model.name}", todo="leave it out")
         if unchanged:
-            tried.append(_Tried(Candidate(form, precision, note=note), None))
+            tried.append(_Tried(Candidate(form, precision, note=note, left_out="same as reference"), None))
         else:
             tried.append(_judge(model, options, form, precision, note))
     wanted = [t for t in tried if asked in (AUTO, t.candidate.form)]
@@ -212,7 +212,7 @@ def _judge(model: ModelFile, options: BuildOptions, form: str, precision: str, n
         accepted=found.passed,
     )
     notes = "; ".join(text for text in (note, *engine.info.notes) if text)
-    return _Tried(Candidate(form, precision, notes, acceptance), engine if found.passed else None)
+    return _Tried(Candidate(form, precision, note=notes, acceptance=acceptance), engine if found.passed else None)
 
 
 def _time(tried: Sequence[_Tried], model: ModelFile, rounds: int) -> list[Candidate]:

@@ -81,7 +81,7 @@ def _row(candidate: Candidate, manifest: Manifest) -> tuple[str, ...]:
 
 def _verdict(candidate: Candidate) -> str:
     if candidate.acceptance is None:
-        return "same as reference"
+        return candidate.left_out
     return "" if candidate.acceptance.accepted else "NOT accepted"
 
 

@@ -156,6 +156,7 @@ def test_a_form_over_the_calibrations_budget_is_not_tried(path, clock, taps, kep
     assert built.manifest.form == kept
     (row,) = (c for c in built.manifest.candidates if (c.precision, c.form) == ("int8", "taps"))
     assert row.note == note
+    assert row.left_out == ("over the budget" if note else "")
     assert load_engine(path, precision="int8", attention="taps").info.attention == "taps"  # it can still be asked for
 
 
