@@ -17,6 +17,7 @@ VERSION = 1
 CLEAR_MARGIN = 0.05
 """FP32 is sure of a label that leads by more than this much of the logit scale: such a flip is never accepted."""
 Scheme = Literal["u8", "s8"]
+_LARGEST = 1e18  # its square is still a float32
 _CALIBRATE = "sattn-calibrate {name} --data windows.npz"
 
 
@@ -159,8 +160,10 @@ def _impossible(table: CalibrationTable) -> str | None:
             ends = (choice.low, 0.0, choice.high), (choice.out_low, 0.0, choice.out_high)
             if not all(low <= zero <= high for low, zero, high in ends):
                 return f"a range of '{choice.layer}' ({key}) that does not hold zero"
-            if not all(factor > 0 for factor in choice.factors):
-                return f"factors of '{choice.layer}' ({key}) that are not above zero"
+            if not all(low > -_LARGEST and high < _LARGEST for low, _, high in ends):
+                return f"a range of '{choice.layer}' ({key}) beyond what a float32 network computes in"
+            if not all(1 / _LARGEST < factor < _LARGEST for factor in choice.factors):
+                return f"factors of '{choice.layer}' ({key}) that are not numbers above zero"
     return None
 
 

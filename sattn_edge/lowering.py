@@ -10,14 +10,14 @@ for a measurement to say, not for this module; what a form can't do it leaves as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnx import ModelProto
 
 from sattn_edge.calibration_table import Placement
-from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.errors import ModelFileError, UsageError, did_you_mean
 from sattn_edge.passes import Pass, PassReport, run_passes
 from sattn_edge.passes.composed import Composed
 from sattn_edge.passes.equalise import Equalise
@@ -88,13 +88,26 @@ def lower(model: ModelProto, target: Target, stop_after: int | None = None) -> L
 
     Raises:
         UsageError: no such backend, form or precision, a batch below 1, or int8 without choices.
+        ModelFileError: the choices are not of this graph.
     """
     check_target(target)
     bare = ModelProto()
     bare.CopyFrom(model)
     bare.ClearField("metadata_props")  # golden windows and the like: a megabyte that no runtime needs
     made, reports = run_passes(bare, pass_list(target), stop_after)
+    _check_equalised(reports)
     return Lowered(made, target, tuple(reports))
+
+
+def _check_equalised(reports: Sequence[PassReport]) -> None:
+    """Ranges are of equalised maps: where those can't be made, nothing fits any more."""
+    for miss in (miss for report in reports if report.name == Equalise.name for miss in report.near_misses):
+        raise ModelFileError(
+            "calibration table",
+            f"'{miss.node}' can't be equalised ({miss.reason})",
+            "the choices of the graph they were made for",
+            "calibrate it again",
+        )
 
 
 def check_target(target: Target) -> None:
@@ -144,13 +157,13 @@ def _gemm_options(target: Target) -> GemmOptions:
 def _precision_passes(target: Target) -> list[Pass]:
     if target.precision == "fp32" or (target.precision == "fp16" and not target.typed):
         return []
+    typing: list[Pass] = [RaiseOpset(HALF_SCALES_OPSET, for_scales=True), Half()]
     if target.precision == "fp16":
-        return [Half()]
+        return typing
     choices = target.placement.chosen() if target.placement is not None else {}
     if target.backend == "onnxruntime":
         return [QuantizeOnnxRuntime(choices)]
-    typing: list[Pass] = [RaiseOpset(HALF_SCALES_OPSET), Half()] if target.typed else []
-    return [QuantizeTensorRT(choices), *typing]
+    return [QuantizeTensorRT(choices), *(typing if target.typed else [])]
 
 
 def float32(target: Target) -> Target:

@@ -43,6 +43,10 @@ class Equalise:
                 misses.append(NearMiss(conv.name, found))
                 continue
             factors = self._factors[conv.name]
+            maps = graph.constant(found.input[1])
+            if maps is None or maps.shape != factors.shape:
+                misses.append(NearMiss(conv.name, f"there are {len(factors)} factors for its maps"))
+                continue
             _scale(graph, found, 1, 1 / factors)
             _scale(graph, found, 2, 1 / factors)
             _scale(graph, conv, 1, factors.reshape(1, -1, 1, 1))

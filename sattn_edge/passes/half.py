@@ -273,7 +273,10 @@ def _without_empty_channels(graph: Graph, node: NodeProto, scale: NDArray[np.flo
         zero = graph.constant(node.input[2])
     if levels is None or zero is None or scale.ndim != 1 or len(graph.consumers[node.input[1]]) > 1:
         return scale
-    rows = np.moveaxis(levels, attribute(node, "axis", 1), 0).reshape(len(scale), -1)
+    axis = attribute(node, "axis", 1)
+    if not -levels.ndim <= axis < levels.ndim or levels.shape[axis] != len(scale) or zero.size not in (1, len(scale)):
+        return scale  # no runtime takes such a node
+    rows = np.moveaxis(levels, axis, 0).reshape(len(scale), -1)
     empty = (rows == zero.reshape(-1, 1)).all(axis=1)
     return np.where(empty, np.maximum(scale, SMALLEST_NORMAL), scale)
 

@@ -14,7 +14,8 @@ the batch included, without a word. TensorRT 10 and later and TensorRT-RTX read 
 
 Rule 1: the model gets exactly the version asked for. One that is already there is left alone; none is lowered.
 Rule 2: the IR version becomes the least that the opset needs, and never less than it was.
-Rule 3: functions must be inlined before: their bodies are in an opset of their own.
+Rule 3: `for_scales` leaves a graph without QuantizeLinear and DequantizeLinear as it is.
+Rule 4: functions must be inlined before: their bodies are in an opset of their own.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ _AXES_MOVED_AT_18 = frozenset(
 
 
 class RaiseOpset:
-    """Writes a graph of opset 17 or later in opset `version`."""
+    """Writes a graph of opset 17 or later in opset `version`; `for_scales`: only one that quantises anything."""
 
     name = "raise-opset"
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, *, for_scales: bool = False) -> None:
         if not OLDEST <= version <= NEWEST:
             raise ValueError(f"opset {version}: allowed are {OLDEST} to {NEWEST}")
         self._version = version
+        self._for_scales = for_scales
 
     def __call__(self, model: ModelProto) -> PassReport:
         """Raises ValueError for a model above the version, below opset 17, or with functions: bugs of the caller."""
         found = opset_of(model)
-        if found == self._version:
+        if found == self._version or (self._for_scales and not _quantizes(model)):
             return PassReport(self.name, 0)
         if model.functions or not OLDEST <= found < self._version:
             what = "functions" if model.functions else f"opset {found}"
@@ -66,6 +68,10 @@ class RaiseOpset:
         onnx.checker.check_model(model)
         details = (f"opset {found} -> {self._version}", f"{moved} reductions with axes as an input")
         return PassReport(self.name, 1, details)
+
+
+def _quantizes(model: ModelProto) -> bool:
+    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
 
 
 def _axes_to_input(graph: Graph, node: NodeProto) -> bool:

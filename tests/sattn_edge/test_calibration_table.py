@@ -69,7 +69,9 @@ def test_a_newer_table_is_refused():
         ({"low": 0.5}, "a range of 'conv1' .* that does not hold zero"),
         ({"high": -0.5, "low": -1.0}, "does not hold zero"),
         ({"out_low": 0.1, "out_high": 0.2}, "does not hold zero"),
-        ({"factors": (1.0, 0.0)}, "factors of 'conv1' .* not above zero"),
+        ({"high": 1e30}, "a range of 'conv1' .* beyond"),
+        ({"factors": (1.0, 0.0)}, "factors of 'conv1' .* not numbers above zero"),
+        ({"factors": (1.0, 1e30)}, "factors of 'conv1' .* not numbers above zero"),
     ],
 )
 def test_numbers_that_can_not_be_are_refused(change, words):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement
-from sattn_edge.errors import UsageError
+from sattn_edge.errors import ModelFileError, UsageError
 from sattn_edge.lowering import FORMS, PRECISIONS, Target, check_target, float32, lower, pass_list
 from tests.helpers_lowering import Layer, Network, assert_exact, build, evaluate, networks, operators, windows
 
@@ -97,3 +97,13 @@ def test_what_no_target_can_be_is_refused(target, words):
 def test_the_fp32_twin_of_a_target_has_no_precision():
     placement = Placement("onnxruntime", "u8", (), NONE, NONE, True)
     assert float32(Target("onnxruntime", "gemm", "int8", 2, placement)) == Target("onnxruntime", "gemm", "fp32", 2)
+
+
+def test_choices_of_another_graph_are_refused():
+    for layer, factors, words in (
+        ("conv1", (1.0, 2.0), "there are 2 factors"),
+        ("conv0", (1.0,), "comes from Div, not from Relu"),
+    ):
+        placement = Placement("onnxruntime", "u8", (LayerChoice(layer, True, factors=factors),), NONE, NONE, True)
+        with pytest.raises(ModelFileError, match=f"'{layer}' can't be equalised .*{words}"):
+            lower(build(Network()), Target("onnxruntime", precision="int8", placement=placement))

@@ -21,7 +21,8 @@ PLACEMENT = Placement("tensorrt", "s8", LAYERS, NONE, NONE, True)
 
 def compiled(form: str, precision: str) -> int:
     placement = PLACEMENT if precision == "int8" else None
-    return len(kernels(lower(build(NETWORK, np.float32), Target("tensorrt", form, precision, placement=placement)).model))
+    target = Target("tensorrt", form, precision, placement=placement)
+    return len(kernels(lower(build(NETWORK, np.float32), target).model))
 
 
 @pytest.mark.parametrize("form", FORMS)

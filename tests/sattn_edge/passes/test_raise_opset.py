@@ -112,3 +112,10 @@ def test_rule_1_nothing_is_lowered() -> None:
 def test_rule_3_functions_come_inlined() -> None:
     with pytest.raises(ValueError, match="a model with functions"):
         RaiseOpset(19)(build(Network()))
+
+
+def test_rule_3_a_graph_that_quantises_nothing_may_stay_where_it_is():
+    model = build(Network())
+    made, (report, _) = rewrite(model, RaiseOpset(19, for_scales=True), InlineFunctions())
+    assert report.changed == 0
+    assert made.opset_import[0].version == 17
