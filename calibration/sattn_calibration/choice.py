@@ -5,7 +5,8 @@ the range it is judged with.
 
 1. Each recipe for all layers alike; the best one by (within the budget, score).
 2. Layer by layer, every other recipe that was not hopeless; a better score is kept (`auto` only).
-3. While the budget is not met: the layer whose staying in higher precision helps most stays there.
+3. While the budget is not met, on as many windows as there are: the layer that helps most by staying in higher
+   precision stays there.
 4. The same choices with ranges over all windows; where those miss the budget on all windows, back to 3.
 """
 
@@ -51,10 +52,14 @@ class Chosen:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Ranges from one part of the windows, and the judge that holds windows of the other."""
+    """Ranges from one part of the windows, and judges that hold windows of the other.
+
+    judge: some hundred telling windows, for the search. verdict: as many as there are, up to thousands, for the budget.
+    """
 
     kitchen: Kitchen
     judge: Judge
+    verdict: Judge
 
 
 Menu = Mapping[str, Recipe]
@@ -75,10 +80,11 @@ class Search:
         """Searches among recipes. `refit` and `everything`: ranges from, and judgement on, all windows."""
         best, menu, promising = self._one_recipe(recipes)
         if any(recipe.equalise for recipe in recipes):
-            best, menu = self._by_layer(promising, best, menu)
+            menu = self._by_layer(promising, best, menu)
         kept: dict[str, str] = {}
-        while menu and not best.within(self.budget_points):
-            best, menu = self._keep_one_out(best, menu, kept, self._judge)
+        held_out = self._verdict(menu, kept)
+        while menu and not held_out.within(self.budget_points):
+            held_out, menu = self._keep_one_out(held_out, menu, kept, self._verdict)
 
         def with_all_ranges(menu: Menu, kept: Mapping[str, str]) -> Judged:
             return everything.judge(refit.placement(self.target, menu, kept))
@@ -86,17 +92,17 @@ class Search:
         final = with_all_ranges(menu, kept)
         while menu and not final.within(self.budget_points):
             final, menu = self._keep_one_out(final, menu, kept, with_all_ranges)
-            best = self._judge(menu, kept)
+            held_out = self._verdict(menu, kept)
         placement = refit.placement(self.target, menu, kept)
         placement = msgspec.structs.replace(
             placement,
-            judged=best.agreement,
+            judged=held_out.agreement,
             final=final.agreement,
-            met_budget=best.within(self.budget_points) and final.within(self.budget_points),
+            met_budget=held_out.within(self.budget_points) and final.within(self.budget_points),
             forms=self._forms(placement),
         )
         alone = {layer: self._alone(layer, menu) for layer in menu}
-        return Chosen(placement, best, final, alone, tuple(self.tried))
+        return Chosen(placement, held_out, final, alone, tuple(self.tried))
 
     def _one_recipe(self, recipes: tuple[Recipe, ...]) -> tuple[Judged, Menu, tuple[Recipe, ...]]:
         """The best recipe for all layers alike, and those not far behind, which may be better for one layer."""
@@ -108,14 +114,14 @@ class Search:
         promising = tuple(r for r, result in zip(recipes, results, strict=True) if result.score <= near)
         return results[best], menus[best], promising
 
-    def _by_layer(self, recipes: tuple[Recipe, ...], best: Judged, menu: Menu) -> tuple[Judged, Menu]:
+    def _by_layer(self, recipes: tuple[Recipe, ...], best: Judged, menu: Menu) -> Menu:
         for layer in list(menu):
             for recipe in [r for r in recipes if r != menu[layer]]:
                 other = {**menu, layer: recipe}
                 result = self._try(f"{layer}: {recipe.label}", other, {})
                 if self._rank(result) < self._rank(best):
                     best, menu = result, other
-        return best, menu
+        return menu
 
     def _keep_one_out(
         self, best: Judged, menu: Menu, kept: dict[str, str], judge: Callable[[Menu, Mapping[str, str]], Judged]
@@ -143,11 +149,17 @@ class Search:
             return {}
         usual = Target("onnxruntime", None, "int8").form
         forms = [form for form in FORMS if form != usual]
-        return {form: together([f.judge.judge(placement, form) for f in self.folds]).agreement for form in forms}
+        return {form: together([f.verdict.judge(placement, form) for f in self.folds]).agreement for form in forms}
 
     def _judge(self, menu: Menu, kept: Mapping[str, str]) -> Judged:
+        return self._on_folds(menu, kept, lambda fold: fold.judge)
+
+    def _verdict(self, menu: Menu, kept: Mapping[str, str]) -> Judged:
+        return self._on_folds(menu, kept, lambda fold: fold.verdict)
+
+    def _on_folds(self, menu: Menu, kept: Mapping[str, str], judge_of: Callable[[Fold], Judge]) -> Judged:
         def one(fold: Fold) -> Judged:
-            return fold.judge.judge(fold.kitchen.placement(self.target, menu, kept))
+            return judge_of(fold).judge(fold.kitchen.placement(self.target, menu, kept))
 
         # One thread a fold: each session runs on one, and two cores are what most machines have to spare.
         with ThreadPoolExecutor(len(self.folds)) as pool:

@@ -31,8 +31,9 @@ from sattn_edge.windows import WindowSet, even, load_windows
 Method = Literal["auto", "minmax", "percentile", "entropy", "mse"]
 DEFAULT_BUDGET = 0.5
 MAX_SEARCHED = 400
-"""Windows a candidate is judged on: half a point of them is two, and the search stays short."""
+"""Windows a candidate is judged on while searching, which stays short so."""
 MAX_FINAL = 2000
+"""Windows the budget is judged on, held out, and again over everything: half a point of them is ten."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,15 @@ def _fold(
     ranges: NDArray[np.int64],
     judged: NDArray[np.int64],
 ) -> Fold:
-    some = judged[_telling(windows.x[judged], MAX_SEARCHED // 2)]
-    return Fold(_kitchen(model, products, windows.x[ranges]), Judge(model.proto, windows.x[some]))
+    telling = judged[_telling(windows.x[judged], MAX_SEARCHED // 2)]
+    many = judged[even(len(judged), MAX_FINAL // 2)]
+    verdict = Judge(model.proto, windows.x[many])
+    search = verdict if len(telling) == len(many) else Judge(model.proto, windows.x[telling])
+    return Fold(_kitchen(model, products, windows.x[ranges]), search, verdict)
 
 
 def _telling(x: NDArray[np.float32], limit: int) -> NDArray[np.int64]:
-    """Which windows to judge on where there are more than `limit`: most of them evenly, the rest the loudest.
+    """Which windows to search on where there are more than `limit`: most of them evenly, the rest the loudest.
 
     The loudest, by their largest sample in spreads of its channel, are where a range clips; they are rare, and a few
     hundred windows taken evenly can miss them all.

@@ -49,7 +49,7 @@ class FakeJudge:
 
 def search(rule, recipes=ALL, budget: float = 0.5, margin: float = 0.01, everything=None):
     judge = FakeJudge(rule, margin)
-    folds = (Fold(kitchen_of(0), judge), Fold(kitchen_of(1), judge))
+    folds = (Fold(kitchen_of(0), judge, judge), Fold(kitchen_of(1), judge, judge))
     one = Search("onnxruntime", folds, budget)
     return one, one.run(recipes, kitchen_of(2), everything or judge)
 
@@ -120,7 +120,7 @@ def test_a_budget_missed_over_all_windows_takes_layers_out_too():
 def test_what_was_tried_is_told_as_it_happens():
     told = []
     judge = FakeJudge(lambda menu: (0.01, 0))
-    Search("tensorrt", (Fold(kitchen_of(), judge),), 0.5, told.append).run(PLAIN, kitchen_of(), judge)
+    Search("tensorrt", (Fold(kitchen_of(), judge, judge),), 0.5, told.append).run(PLAIN, kitchen_of(), judge)
     assert [row.what for row in told] == [f"all layers: {r.label}" for r in PLAIN]
 
 
@@ -162,3 +162,11 @@ def test_headroom_widens_both_ends():
 def test_labels_tell_recipes_apart():
     assert len({r.label for r in ALL}) == len(ALL)
     assert EQUALISED[1].label == "minmax, equalised 0.5, headroom 1.25"
+
+
+def test_the_budget_is_judged_on_the_many_windows_not_on_the_few_of_the_search():
+    search_says, verdict_says = FakeJudge(lambda menu: (0.01, 9)), FakeJudge(lambda menu: (0.01, 0))
+    for quick, many, layers in ((search_says, verdict_says, 3), (verdict_says, search_says, 0)):
+        folds = (Fold(kitchen_of(0), quick, many), Fold(kitchen_of(1), quick, many))
+        chosen = Search("tensorrt", folds, 0.5).run(PLAIN[:1], kitchen_of(2), verdict_says)
+        assert len(chosen.placement.chosen()) == layers
