@@ -19,3 +19,15 @@ def test_overhead_in_short() -> None:
     for loop in ("stream", "live", "replay"):
         assert row[f"{loop}_ratio"] > 0
         assert row[f"{loop}_outside_us"] > 0
+
+
+def test_precision_in_short() -> None:
+    command = [sys.executable, "benchmarks/precision.py", "--rounds", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["shape"] == [1, 1, 128, 9]
+    ratios = row["faster_than_plain"]
+    assert ratios["plain"] == 1.0
+    assert {"fp32 gemm", "int8 gemm", "int8 reference"} < set(ratios)
+    assert min(ratios.values()) > 0
