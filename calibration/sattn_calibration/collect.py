@@ -13,7 +13,8 @@ from sattn_calibration.histogram import Array, Histogram, HistogramBuilder, PerM
 from sattn_edge.cost import inlined, node_multiply_adds
 from sattn_edge.engine_onnxruntime import session
 from sattn_edge.errors import ModelFileError
-from sattn_edge.graph import Graph, attribute
+from sattn_edge.graph import Graph
+from sattn_edge.passes.quantize import output_axis
 
 _NAME = "the network under calibration"
 
@@ -84,14 +85,8 @@ def _product(graph: Graph, node: NodeProto) -> Product | None:
         output=node.output[0],
         multiply_adds=node_multiply_adds(graph, node),
         weight=weight.astype(np.float64),
-        axis=_output_axis(node, weight.ndim),
+        axis=output_axis(node, weight.ndim),
     )
-
-
-def _output_axis(node: NodeProto, dims: int) -> int:
-    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
-        return 0
-    return dims - 1
 
 
 def collect(

@@ -19,9 +19,9 @@ from sattn_calibration.collect import Observation, Product, collect, main_produc
 from sattn_calibration.data_checks import check_data
 from sattn_calibration.data_report import DataReport, data_report
 from sattn_calibration.judge import Judge, Judged
-from sattn_calibration.recipe import METHODS, SCHEMES, Kitchen, kitchen, recipes_for, short
+from sattn_calibration.recipe import SCHEMES, Kitchen, kitchen, recipes_for, short
 from sattn_calibration.split import Split, split
-from sattn_calibration.thresholds import thresholds
+from sattn_calibration.thresholds import METHODS, thresholds
 from sattn_edge.calibration_table import CalibrationTable, Scheme, ValueRange, WeightRange
 from sattn_edge.errors import UsageError
 from sattn_edge.files import write_atomic

@@ -10,18 +10,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from sattn_calibration.collect import Observation, Product
-from sattn_calibration.thresholds import thresholds
+from sattn_calibration.thresholds import METHODS, thresholds
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement, Scheme
 from sattn_edge.graph import Graph
 from sattn_edge.passes.equalise import equalisable
 
 SCHEMES: dict[str, Scheme] = {"onnxruntime": "u8", "tensorrt": "s8"}
-METHODS = ("minmax", "percentile-99.9", "percentile-99.99", "percentile-99.999", "entropy", "mse")
 FAMILIES = {
-    "minmax": ("minmax",),
-    "percentile": ("percentile-99.9", "percentile-99.99", "percentile-99.999"),
-    "entropy": ("entropy",),
-    "mse": ("mse",),
+    family: tuple(method for method in METHODS if method.partition("-")[0] == family)
+    for family in ("minmax", "percentile", "entropy", "mse")
 }
 LEAST_SHARE = 0.01
 """A product with less than this part of all multiply-adds stays in higher precision."""

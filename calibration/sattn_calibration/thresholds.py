@@ -31,9 +31,6 @@ METHODS = ("minmax", *(f"percentile-{p:g}" for p in PERCENTILES), "entropy", "ms
 SCHEMES = ("u8", "s8")
 LEVELS = {"u8": 256, "s8": 255}
 
-OF_NOTHING = 2.0**-14
-"""The scale for a tensor that was always 0: any serves, and this one is a normal float16 too."""
-_SMALLEST = 2.0**-126  # the smallest normal float32
 _OCTAVES = 10  # thresholds down to 1/1024 of the maximum
 _COARSE = 4  # thresholds an octave in the first look
 _FINE = 8  # and between two of them in the second
@@ -66,25 +63,6 @@ def thresholds(histogram: Histogram, method: str, scheme: str) -> tuple[float, f
 def all_thresholds(histogram: Histogram, scheme: str) -> dict[str, tuple[float, float]]:
     """The range by each method."""
     return {method: thresholds(histogram, method, scheme) for method in METHODS}
-
-
-def scale_and_zero_point(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of u8: x = (q - zero_point) * scale, q in 0..255. 0 is a level; low <= 0 <= high is made so.
-
-    The scale is a float32's value, and above 0 for a range of nothing too.
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    step = _float32((high - low) / 255)
-    return step, int(np.clip(np.rint(-low / step), 0, 255))
-
-
-def scale(bound: float) -> float:
-    """Scale of s8: x = q * scale, q in -127..127. A float32's value, above 0."""
-    return _float32(abs(bound) / 127)
-
-
-def _float32(step: float) -> float:
-    return float(np.float32(max(step, _SMALLEST))) if step > 0 else OF_NOTHING
 
 
 def _widest(histogram: Histogram, scheme: str) -> tuple[float, float]:

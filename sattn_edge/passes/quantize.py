@@ -12,21 +12,61 @@ Weights: symmetric per output channel, s_c = max|W_c| / 127; a channel of zeros 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
-from sattn_edge.graph import Graph, attribute, set_attribute
+from sattn_edge.calibration_table import LayerChoice
+from sattn_edge.graph import Graph, attribute, insert_nodes, set_attribute
+from sattn_edge.passes.base import NearMiss, PassReport
 
 Array = NDArray[np.float64]
+Inserts = list[tuple[NodeProto, list[NodeProto]]]
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 MOVES = frozenset({"Reshape", "Transpose", "Gather", "Slice", "Pad", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 WEIGHT_LEVELS = 127
-_SMALLEST = 2.0**-100  # a scale far below any sensor's, still a normal float32
+OF_NOTHING = 2.0**-14
+"""The scale of a value that is always 0: any will do, and this one is a normal number in float16 too."""
+_SMALLEST = 2.0**-126  # the smallest normal float32
 _BIAS_LEVELS = 2.0**30
+
+
+class Quantize(ABC):
+    """Puts Q/DQ around the products chosen for INT8. `choices`: by name of the product.
+
+    A placement says why it leaves a product alone, and rewrites one; the products keep their names.
+    """
+
+    name: str
+
+    def __init__(self, choices: Mapping[str, LayerChoice]) -> None:
+        self._choices = {name: choice for name, choice in choices.items() if choice.int8}
+
+    def __call__(self, model: ModelProto) -> PassReport:
+        """Adds QuantizeLinear and DequantizeLinear."""
+        graph = Graph(model)
+        details, misses, new = [], [], []
+        for node in [n for n in model.graph.node if n.name in self._choices]:
+            choice = self._choices[node.name]
+            if reason := constant_product(graph, node) or self._why_not(node, choice):
+                misses.append(NearMiss(node.name, reason))
+                continue
+            inserts, detail = self._rewrite(graph, node, choice)
+            new += inserts
+            details.append(f"{node.name}: {node.op_type} {detail}")
+        insert_nodes(model, new)
+        return PassReport(self.name, len(details), tuple(details), tuple(misses))
+
+    def _why_not(self, node: NodeProto, choice: LayerChoice) -> str:  # noqa: ARG002 - for placements that can't
+        return ""
+
+    @abstractmethod
+    def _rewrite(self, graph: Graph, node: NodeProto, choice: LayerChoice) -> tuple[Inserts, str]:
+        """Rewires one product. Returns the nodes to put in front of others, and what to report."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +79,29 @@ class Weights:
 
 
 def u8_scale(low: float, high: float) -> tuple[float, int]:
-    """Scale and zero point of u8 over [low, high], which holds 0; 0 is a level exactly. Both float32-safe."""
-    scale = max((high - low) / 255, _SMALLEST)
-    return float(np.float32(scale)), int(np.clip(np.rint(-low / scale), 0, 255))
+    """Scale and zero point of u8: x = (q - zero_point) * scale, q in 0..255. 0 is a level; low <= 0 <= high is made so.
+
+    The scale is a float32's value, and above 0 for a range of nothing too.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = _float32((high - low) / 255)
+    return step, int(np.clip(np.rint(-low / step), 0, 255))
 
 
 def s8_scale(bound: float) -> float:
-    """Scale of s8 over [-bound, bound], levels -127 to 127."""
-    return float(np.float32(max(bound / WEIGHT_LEVELS, _SMALLEST)))
+    """Scale of s8: x = q * scale, q in -127..127. A float32's value, above 0."""
+    return _float32(abs(bound) / WEIGHT_LEVELS)
 
 
-def output_axis(node: NodeProto) -> int:
-    """The axis of a product's weight that counts its outputs."""
-    if node.op_type == "Conv":
+def _float32(step: float) -> float:
+    return float(np.float32(max(step, _SMALLEST))) if step > 0 else OF_NOTHING
+
+
+def output_axis(node: NodeProto, dims: int) -> int:
+    """The axis of a product's weight, of so many dimensions, that counts its outputs."""
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
         return 0
-    return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
+    return dims - 1
 
 
 def quantize_weights(
@@ -132,7 +180,7 @@ def constant_product(graph: Graph, node: NodeProto) -> str:
 def _bias_of_another_size(graph: Graph, node: NodeProto) -> bool:
     weight = graph.constant(node.input[1])
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    return weight is not None and bias is not None and bias.size != weight.shape[output_axis(node)]
+    return weight is not None and bias is not None and bias.size != weight.shape[output_axis(node, weight.ndim)]
 
 
 def dequantize(

@@ -18,16 +18,14 @@ Rule 3: BatchNormalization behind a gated Conv stays where it is: the output ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from sattn_edge.calibration_table import LayerChoice
-from sattn_edge.graph import Graph, insert_nodes
-from sattn_edge.passes.base import NearMiss, PassReport
+from sattn_edge.graph import Graph
 from sattn_edge.passes.quantize import (
-    constant_product,
+    Inserts,
+    Quantize,
     dequantize,
     output_axis,
     pad_with,
@@ -37,41 +35,24 @@ from sattn_edge.passes.quantize import (
 )
 
 
-class QuantizeOnnxRuntime:
-    """Puts Q/DQ around the products chosen for INT8. `choices`: by name of the product."""
+class QuantizeOnnxRuntime(Quantize):
+    """Q/DQ as ONNX Runtime's integer kernels want it."""
 
     name = "quantize-onnxruntime"
 
-    def __init__(self, choices: Mapping[str, LayerChoice]) -> None:
-        self._choices = {name: choice for name, choice in choices.items() if choice.int8}
+    def _why_not(self, node: NodeProto, choice: LayerChoice) -> str:
+        if node.op_type == "Conv" and choice.out_high == choice.out_low:
+            return "its output has no range, which the integer convolution needs"
+        return ""
 
-    def __call__(self, model: ModelProto) -> PassReport:
-        """Adds QuantizeLinear and DequantizeLinear; the products keep their names."""
-        graph = Graph(model)
-        details, misses, new = [], [], []
-        for node in [n for n in model.graph.node if n.name in self._choices]:
-            choice = self._choices[node.name]
-            reason = _why_not(graph, node, choice)
-            if reason:
-                misses.append(NearMiss(node.name, reason))
-                continue
-            new += _input(graph, node, choice)
-            if node.op_type == "Conv":
-                _output(graph, node, choice)
-            details.append(f"{node.name}: {node.op_type} on u8 inputs over {choice.low:.4g} to {choice.high:.4g}")
-        insert_nodes(model, new)
-        return PassReport(self.name, len(details), tuple(details), tuple(misses))
+    def _rewrite(self, graph: Graph, node: NodeProto, choice: LayerChoice) -> tuple[Inserts, str]:
+        inserts = _input(graph, node, choice)
+        if node.op_type == "Conv":
+            _output(graph, node, choice)
+        return inserts, f"on u8 inputs over {choice.low:.4g} to {choice.high:.4g}"
 
 
-def _why_not(graph: Graph, node: NodeProto, choice: LayerChoice) -> str:
-    if reason := constant_product(graph, node):
-        return reason
-    if node.op_type == "Conv" and choice.out_high == choice.out_low:
-        return "its output has no range, which the integer convolution needs"
-    return ""
-
-
-def _input(graph: Graph, node: NodeProto, choice: LayerChoice) -> list[tuple[NodeProto, list[NodeProto]]]:
+def _input(graph: Graph, node: NodeProto, choice: LayerChoice) -> Inserts:
     scale, zero = u8_scale(choice.low, choice.high)
     level = np.asarray(zero, np.uint8)
     moves = source_of(graph, node)
@@ -96,7 +77,10 @@ def _weights(graph: Graph, node: NodeProto, input_scale: float) -> list[NodeProt
     if weight is None:
         raise ValueError(f"the weights of '{node.name}' are computed")
     found = quantize_weights(
-        weight.astype(np.float64), output_axis(node), None if bias is None else bias.astype(np.float64), input_scale
+        weight.astype(np.float64),
+        output_axis(node, weight.ndim),
+        None if bias is None else bias.astype(np.float64),
+        input_scale,
     )
     made = graph.add_constant(f"{node.name}.weight.int8", found.values)
     nodes = [

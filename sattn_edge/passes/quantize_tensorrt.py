@@ -15,43 +15,27 @@ Rule 2: every scale is rounded up to a number that float16 holds, so that typing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from sattn_edge.calibration_table import LayerChoice
-from sattn_edge.graph import Graph, insert_nodes
-from sattn_edge.passes.base import NearMiss, PassReport
-from sattn_edge.passes.quantize import Array, constant_product, dequantize, output_axis, quantize_weights, s8_scale
+from sattn_edge.graph import Graph
+from sattn_edge.passes.quantize import Array, Inserts, Quantize, dequantize, output_axis, quantize_weights, s8_scale
 
 
-class QuantizeTensorRT:
-    """Puts Q/DQ on the inputs and weights of the products chosen for INT8. `choices`: by name of the product."""
+class QuantizeTensorRT(Quantize):
+    """Q/DQ on the inputs and weights of the products."""
 
     name = "quantize-tensorrt"
 
-    def __init__(self, choices: Mapping[str, LayerChoice]) -> None:
-        self._choices = {name: choice for name, choice in choices.items() if choice.int8}
-
-    def __call__(self, model: ModelProto) -> PassReport:
-        """Adds QuantizeLinear and DequantizeLinear; the products keep their names."""
-        graph = Graph(model)
-        details, misses, new = [], [], []
-        for node in [n for n in model.graph.node if n.name in self._choices]:
-            choice = self._choices[node.name]
-            if reason := constant_product(graph, node):
-                misses.append(NearMiss(node.name, reason))
-                continue
-            new.append((node, _nodes(graph, node, choice)))
-            details.append(f"{node.name}: {node.op_type} on s8 inputs within {choice.high:.4g}")
-        insert_nodes(model, new)
-        return PassReport(self.name, len(details), tuple(details), tuple(misses))
+    def _rewrite(self, graph: Graph, node: NodeProto, choice: LayerChoice) -> tuple[Inserts, str]:
+        bound = max(choice.high, -choice.low)
+        return [(node, _nodes(graph, node, bound))], f"on s8 inputs within {bound:.4g}"
 
 
-def _nodes(graph: Graph, node: NodeProto, choice: LayerChoice) -> list[NodeProto]:
+def _nodes(graph: Graph, node: NodeProto, bound: float) -> list[NodeProto]:
     name = f"{node.name}.input"
-    scale = half_up(np.asarray(s8_scale(max(choice.high, -choice.low)))).astype(np.float32)
+    scale = half_up(np.asarray(s8_scale(bound))).astype(np.float32)
     names = [
         graph.add_constant(f"{name}.scale", scale),
         graph.add_constant(f"{name}.zero_point", np.zeros((), np.int8)),
@@ -60,7 +44,7 @@ def _nodes(graph: Graph, node: NodeProto, choice: LayerChoice) -> list[NodeProto
     weight = graph.constant(node.input[1])
     if weight is None:
         raise ValueError(f"the weights of '{node.name}' are computed")
-    found = quantize_weights(weight.astype(np.float64), output_axis(node), rounded=half_up)
+    found = quantize_weights(weight.astype(np.float64), output_axis(node, weight.ndim), rounded=half_up)
     made = graph.add_constant(f"{node.name}.weight.int8", found.values)
     zeros = np.zeros(len(found.scales), np.int8)
     weights = dequantize(graph, made, found.scales, zeros, f"{node.name}.weight.dequantize", found.axis)

@@ -10,17 +10,15 @@ from hypothesis import strategies as st
 from sattn_calibration.histogram import FRACTION_BITS, histogram
 from sattn_calibration.thresholds import (
     METHODS,
-    OF_NOTHING,
     PERCENTILES,
     SCHEMES,
     _Density,
     all_thresholds,
     divergence,
     quantile,
-    scale,
-    scale_and_zero_point,
     thresholds,
 )
+from sattn_edge.passes.quantize import OF_NOTHING, s8_scale, u8_scale
 
 COUNT = 60_000
 
@@ -47,10 +45,10 @@ def squared_error(values: np.ndarray, low: float, high: float, scheme: str) -> f
     """Quantised and back, value by value."""
     v = values.astype(np.float64)
     if scheme == "u8":
-        step, zero = scale_and_zero_point(low, high)
+        step, zero = u8_scale(low, high)
         back = (np.clip(np.rint(v / step) + zero, 0, 255) - zero) * step
     else:
-        step = scale(high)
+        step = s8_scale(high)
         back = np.clip(np.rint(v / step), -127, 127) * step
     return float(((back - v) ** 2).mean())
 
@@ -199,8 +197,8 @@ def test_a_tensor_of_zeros(method, scheme):
     low, high = thresholds(histogram(np.zeros(9, np.float32)), method, scheme)
     assert (low, high) == (0, 0)
     assert str(low) == "0.0"
-    assert scale_and_zero_point(low, high) == (OF_NOTHING, 0)
-    assert scale(high) == OF_NOTHING > 0
+    assert u8_scale(low, high) == (OF_NOTHING, 0)
+    assert s8_scale(high) == OF_NOTHING > 0
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -210,12 +208,12 @@ def test_a_tensor_of_one_value(method, scheme, value):
     low, high = thresholds(histogram(np.full(9, value, np.float32)), method, scheme)
     bound = max(-low, high)
     assert bound == pytest.approx(abs(np.float32(value)), rel=0.01)
-    assert scale(bound) > 0
+    assert s8_scale(bound) > 0
 
 
 @given(st.floats(-1e30, 0), st.floats(0, 1e30))
 def test_zero_is_a_level_and_both_ends_are_within_half_a_step(low, high):
-    step, zero = scale_and_zero_point(low, high)
+    step, zero = u8_scale(low, high)
     assert step > 0
     assert float(np.float32(step)) == step
     assert 0 <= zero <= 255
@@ -226,7 +224,7 @@ def test_zero_is_a_level_and_both_ends_are_within_half_a_step(low, high):
 
 @given(st.floats(0, 1e38))
 def test_s8_reaches_the_bound(bound):
-    step = scale(bound)
+    step = s8_scale(bound)
     assert step > 0
     assert 127 * step >= bound * (1 - 1e-6)
 
