@@ -94,9 +94,9 @@ def _weights(graph: Graph, node: NodeProto, input_scale: float) -> list[NodeProt
         )
     ]
     node.input[1] = nodes[0].output[0]
-    if bias is not None:
+    if bias64 is not None:
         steps = (np.float32(input_scale) * found.scales.astype(np.float32)).astype(np.float64)
-        levels = np.rint(bias.astype(np.float64).reshape(-1) / steps).astype(np.int32)
+        levels = np.rint(bias64.reshape(-1) / steps).astype(np.int32)
         made = graph.add_constant(f"{node.name}.bias.int32", levels)
         nodes.append(dequantize(graph, made, steps, np.zeros(len(steps), np.int32), f"{node.name}.bias.dequantize"))
         node.input[2] = nodes[1].output[0]
