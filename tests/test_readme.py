@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's files and the model the README's first command makes."""
     path = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "sattn_edge" / "demo_data", path / "sattn-demo")
-    for line in _blocks("console")[0].splitlines():
+    for line in "".join(_blocks("console")).splitlines():
         command, *arguments = shlex.split(line.removeprefix("$ "))
         done = subprocess.run(
             [sys.executable, "-m", "sattn_edge", command.removeprefix("sattn-"), *arguments],
@@ -41,8 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_run_and_write_what_they_say(folder: Path) -> None:
-    assert len(_blocks("console")) == 1
+    assert len(_blocks("console")) == 3
     assert (folder / "har.onnx").is_file()
+    assert (folder / "lowered.onnx").is_file()
     assert (folder / "decisions.jsonl").is_file()
 
 

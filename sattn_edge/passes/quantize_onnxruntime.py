@@ -76,23 +76,11 @@ def _weights(graph: Graph, node: NodeProto, input_scale: float) -> list[NodeProt
     bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if weight is None:
         raise ValueError(f"the weights of '{node.name}' are computed")
-    found = quantize_weights(
-        weight.astype(np.float64),
-        output_axis(node, weight.ndim),
-        None if bias is None else bias.astype(np.float64),
-        input_scale,
-    )
+    bias64 = None if bias is None else bias.astype(np.float64)
+    found = quantize_weights(weight.astype(np.float64), output_axis(node, weight.ndim), bias64, input_scale)
     made = graph.add_constant(f"{node.name}.weight.int8", found.values)
-    nodes = [
-        dequantize(
-            graph,
-            made,
-            found.scales,
-            np.zeros(len(found.scales), np.int8),
-            f"{node.name}.weight.dequantize",
-            found.axis,
-        )
-    ]
+    zeros = np.zeros(len(found.scales), np.int8)
+    nodes = [dequantize(graph, made, found.scales, zeros, f"{node.name}.weight.dequantize", found.axis)]
     node.input[1] = nodes[0].output[0]
     if bias64 is not None:
         steps = (np.float32(input_scale) * found.scales.astype(np.float32)).astype(np.float64)
