@@ -14,6 +14,9 @@ range too. What `quantize` says of scales and of moving Q to the source holds he
 Rule 1: a product named in the choices, with constant weights.
 Rule 2: a Conv needs a range of its output; one without (0 to 0) is left alone.
 Rule 3: BatchNormalization behind a gated Conv stays where it is: the output range was seen in front of it.
+Rule 4: a product of 17 to 31 outputs gets zeros up to 32, and a Slice takes them off again. ONNX Runtime before 1.25
+        computes just those wrong on CPUs with AMX, another number at every call (its pull request 27671). A Conv
+        with groups, where zeros can't stand at the end, is left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from sattn_edge.calibration_table import LayerChoice
-from sattn_edge.graph import Graph
+from sattn_edge.graph import Graph, attribute
 from sattn_edge.passes.quantize import (
     Inserts,
     Quantize,
@@ -34,6 +37,8 @@ from sattn_edge.passes.quantize import (
     u8_scale,
 )
 
+_NARROW, _WIDE = 16, 32
+
 
 class QuantizeOnnxRuntime(Quantize):
     """Q/DQ as ONNX Runtime's integer kernels want it."""
@@ -43,9 +48,12 @@ class QuantizeOnnxRuntime(Quantize):
     def _why_not(self, node: NodeProto, choice: LayerChoice) -> str:
         if node.op_type == "Conv" and choice.out_high == choice.out_low:
             return "its output has no range, which the integer convolution needs"
+        if attribute(node, "group", 1) > 1:
+            return "it has groups, whose integer products may be too narrow for ONNX Runtime before 1.25"
         return ""
 
     def _rewrite(self, graph: Graph, node: NodeProto, choice: LayerChoice) -> tuple[Inserts, str]:
+        _widen(graph, node)
         inserts = _input(graph, node, choice)
         if node.op_type == "Conv":
             _output(graph, node, choice)
@@ -69,6 +77,29 @@ def _input(graph: Graph, node: NodeProto, choice: LayerChoice) -> Inserts:
     )
     node.input[0] = back.output[0]
     return [(first, [quantize]), (node, [back, *_weights(graph, node, scale)])]
+
+
+def _widen(graph: Graph, node: NodeProto) -> None:
+    """Rule 4: zeros behind the outputs of a product, and a Slice behind it."""
+    weight = graph.constant(node.input[1])
+    if weight is None or not _NARROW < weight.shape[axis := output_axis(node, weight.ndim)] < _WIDE:
+        return
+    count = weight.shape[axis]
+    name, value = node.name, node.output[0]
+    pads = [(0, _WIDE - count if i == axis else 0) for i in range(weight.ndim)]
+    node.input[1] = graph.add_constant(f"{name}.weight.widened", np.pad(weight, pads))
+    bias = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if bias is not None:
+        node.input[2] = graph.add_constant(f"{name}.bias.widened", np.pad(bias.reshape(-1), (0, _WIDE - count)))
+    node.output[0] = graph.fresh(f"{value}.widened")
+    ends = {"starts": 0, "ends": count, "axes": 1 if node.op_type == "Conv" else -1}
+    numbers = [graph.add_constant(f"{name}.slice.{key}", np.array([n], np.int64)) for key, n in ends.items()]
+    slice_off = helper.make_node("Slice", [node.output[0], *numbers], [value], name=f"{name}.slice")
+    graph.proto.node.insert(_place(graph, node) + 1, slice_off)
+
+
+def _place(graph: Graph, node: NodeProto) -> int:
+    return next(i for i, n in enumerate(graph.proto.node) if n is node)
 
 
 def _weights(graph: Graph, node: NodeProto, input_scale: float) -> list[NodeProto]:
@@ -102,7 +133,7 @@ def _output(graph: Graph, node: NodeProto, choice: LayerChoice) -> None:
     value = node.output[0]
     raw, quantized = graph.fresh(f"{value}.raw"), graph.fresh(f"{value}.quantized")
     node.output[0] = raw
-    position = next(i for i, n in enumerate(graph.proto.node) if n is node)
+    position = _place(graph, node)
     for i, new in enumerate(
         [
             helper.make_node("QuantizeLinear", [raw, *names], [quantized], name=f"{name}.quantize"),

@@ -207,3 +207,24 @@ def test_typing_a_tensorrt_graph_float16_keeps_its_levels():
     assert len(made[0]) >= 4
     for name, array in made[0].items():
         assert np.array_equal(array, made[1][name]), name
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv"])
+@pytest.mark.parametrize("outputs", [16, 17, 24, 31, 32])
+def test_rule_4_narrow_products_are_the_same_in_integers_and_in_floats(op, outputs):
+    """What ONNX Runtime gives with its integer kernels and what the same graph says in floats."""
+    rng = np.random.default_rng(outputs)
+    weight, bias = rng.normal(size=(24, outputs)), rng.normal(size=outputs)
+    source = product(op, weight, bias, 70)
+    made, _ = rewrite(source, QuantizeOnnxRuntime({"main": LayerChoice("main", True, "", "", 0.0, 4.0, -30.0, 30.0)}))
+    assert [n.op_type for n in made.graph.node].count("Slice") == (16 < outputs < 32)
+    x = rng.uniform(0, 4, size=(70, 24) if op == "Gemm" else (1, 24, 70, 1)).astype(np.float32)
+    plain = ort.SessionOptions()
+    plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    wanted = ort.InferenceSession(made.SerializeToString(), plain, providers=["CPUExecutionProvider"]).run(
+        None, {"x": x}
+    )[0]
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    step = 60 / 255 if op == "Conv" else 1e-4
+    for _ in range(3):
+        assert np.abs(session.run(None, {"x": x})[0] - wanted).max() <= 1.01 * step
