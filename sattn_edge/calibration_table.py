@@ -2,7 +2,8 @@
 
 Ranges are kept per value of the source graph, so one table serves every target. A placement holds the choices made
 for one target, each judged on that target's own graph with Q/DQ nodes; `sattn_calibration` writes it, lowering
-reads it. Nothing in it is random and nothing depends on the time: the same data give the same bytes.
+reads it. Nothing in it is random, and nothing depends on the time or on what a file is called: the same data give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -109,7 +110,6 @@ class CalibrationTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     graph: str
     data: str
-    source: str
     windows: int
     method: str
     budget: float

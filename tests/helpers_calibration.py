@@ -54,7 +54,6 @@ def make_table(
     return CalibrationTable(
         graph=model.graph_digest,
         data="sha256:" + "1" * 64,
-        source="drawn",
         windows=len(x),
         method="minmax",
         budget=0.5,

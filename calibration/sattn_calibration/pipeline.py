@@ -215,7 +215,6 @@ def _table(
     return CalibrationTable(
         graph=model.graph_digest,
         data=windows.digest,
-        source=Path(windows.source).name,
         windows=len(windows.x),
         method=options.method,
         budget=options.budget,

@@ -108,7 +108,8 @@ def calibration_text(model: ModelFile) -> str:
     except SattnEdgeError as error:
         return f"NOT USABLE: {error.found}; {error.todo}"
     parts = [f"{p.target} {len(p.chosen())} of {len(p.layers)}" for p in found.placements.values()]
-    return f"{found.method}, {count(found.windows, 'window')} of {found.source}; layers in INT8: {', '.join(parts)}"
+    seen = f"{count(found.windows, 'window')} ({found.data[:19]})"
+    return f"{found.method}, {seen}; layers in INT8: {', '.join(parts)}"
 
 
 _CHANNEL_HEADER = ("name", "unit", "mean", "std", "min", "max")

@@ -26,7 +26,6 @@ def table(**layer: object) -> CalibrationTable:
     return CalibrationTable(
         graph=GRAPH,
         data="sha256:" + "b" * 64,
-        source="windows.npz",
         windows=400,
         method="auto",
         budget=0.5,

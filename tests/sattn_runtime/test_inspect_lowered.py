@@ -139,7 +139,7 @@ def test_int8_without_a_table(cli, tmp_path):
 
 def test_the_page_of_the_model_file_tells_of_its_calibration(cli, path):
     assert (
-        "minmax, 6 windows of drawn; layers in INT8: onnxruntime 2 of 3, tensorrt 2 of 3"
+        "minmax, 6 windows (sha256:111111111111); layers in INT8: onnxruntime 2 of 3, tensorrt 2 of 3"
         in cli("sattn-inspect", path).out
     )
     proto = onnx.load(path)
