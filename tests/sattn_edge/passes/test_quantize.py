@@ -71,7 +71,8 @@ def test_the_algebra_of_the_u8_product(seed, terms, outputs, biased, dead, low):
     found = quantize_weights(weight.astype(np.float32).astype(np.float64), 1, bias, scale)
     total = (q - zero) @ found.values.astype(np.int64)
     if bias is not None:
-        total = total + np.rint(bias.astype(np.float32) / (np.float32(scale) * found.scales.astype(np.float32)))
+        steps = (np.float32(scale) * found.scales.astype(np.float32)).astype(np.float64)
+        total = total + np.rint(bias.astype(np.float32).astype(np.float64) / steps)
     wanted = total * scale * found.scales
     assert np.abs(run(made, x) - wanted).max() <= 1e-5 * max(1.0, np.abs(wanted).max())
 
