@@ -133,10 +133,10 @@ def _try_forms(model: ModelFile, options: BuildOptions) -> list[_Tried]:
     forms = FORMS if asked == AUTO else tuple(dict.fromkeys((default_form(precision), asked)))
     tried = []
     for form in forms:
-        unchanged, note = _what_it_changes(_lower(model, form, precision), form)
         if form != asked and (reason := _over_budget(model, form, precision)):
             tried.append(_Tried(Candidate(form, precision, note=reason, left_out="over the budget"), None))
             continue
+        unchanged, note = _what_it_changes(_lower(model, form, precision), form)
         if unchanged and form == asked:
             raise UsageError(f"--attention {form}", f"{note} of {model.name}", todo="leave it out")
         if unchanged:

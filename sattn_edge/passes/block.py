@@ -74,7 +74,7 @@ def _block(graph: Graph, call: NodeProto) -> Block | None:
         dtype=weight.dtype,
         conv=conv,
         why=why,
-        batch_norm=_batch_norm(graph, call.output[0]),
+        batch_norm=norm_behind(graph, call.output[0]),
     )
 
 
@@ -91,7 +91,8 @@ def _main_conv(graph: Graph, call: NodeProto) -> tuple[NodeProto | None, str]:
     return node, ""
 
 
-def _batch_norm(graph: Graph, value: str) -> NodeProto | None:
+def norm_behind(graph: Graph, value: str) -> NodeProto | None:
+    """The BatchNormalization with constant statistics that is all that reads a value."""
     node = graph.only_reader(value)
     if node is None or node.op_type != "BatchNormalization" or node.input[0] != value or len(node.output) != 1:
         return None

@@ -25,7 +25,7 @@ from onnx import ModelProto, NodeProto
 from sattn_edge.attention import DOMAIN
 from sattn_edge.graph import Graph
 from sattn_edge.passes.base import NearMiss, PassReport
-from sattn_edge.passes.block import Block, find_blocks, scale_and_shift
+from sattn_edge.passes.block import Block, find_blocks, norm_behind, scale_and_shift
 from sattn_edge.passes.gemm_gate import why_no_gate, write_gate
 from sattn_edge.passes.gemm_options import ONNXRUNTIME, TENSORRT, TENSORRT_HALF, GemmOptions
 from sattn_edge.passes.gemm_product import Linear, why_no_product, write_product
@@ -114,7 +114,7 @@ class _Walk:
         if reason or not (is_rows or self._graph.shapes[conv.input[0]][1] == 1):
             return reason if is_rows else ""
         linear, output = Linear.of(self._graph, conv), conv.output[0]
-        norm = _norm_behind(self._graph, output)
+        norm = norm_behind(self._graph, output)
         if norm is not None:
             linear, output = linear.scaled(*scale_and_shift(self._graph, norm)), norm.output[0]
             self._taken.add(id(norm))
@@ -153,11 +153,3 @@ class _Walk:
 def _norm_of(block: Block) -> NodeProto | None:
     """The BatchNormalization whose scale goes into a block's product."""
     return block.batch_norm if block.pooling == "mean" and block.conv is not None else None
-
-
-def _norm_behind(graph: Graph, value: str) -> NodeProto | None:
-    """The BatchNormalization with constant statistics that is all that reads a value."""
-    node = graph.only_reader(value)
-    if node is None or node.op_type != "BatchNormalization" or node.input[0] != value or len(node.output) != 1:
-        return None
-    return node if all(graph.constant(name) is not None for name in node.input[1:]) else None
