@@ -8,11 +8,14 @@ same bytes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from sattn_edge.errors import DigestError, ModelFileError
+
+if TYPE_CHECKING:
+    from sattn_edge.model_file import ModelFile
 
 VERSION = 1
 CLEAR_MARGIN = 0.05
@@ -177,3 +180,8 @@ def placement_for(table: CalibrationTable, target: str, name: str) -> Placement:
             f"calibrate it again: {_CALIBRATE.format(name=name)}",
         )
     return table.placements[target]
+
+
+def placement_of(model: ModelFile, target: str) -> Placement:
+    """The choices for a target in a model file's own table. Raises what `read_table` and `placement_for` raise."""
+    return placement_for(read_table(model.calibration, model.name, model.graph_digest), target, model.name)

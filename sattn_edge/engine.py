@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "onnxruntime": "sattn_edge.engine_onnxruntime:open_engine",
+    "tensorrt": "sattn_runtime.tensorrt.engine:open_engine",
+    "tensorrt-rtx": "sattn_runtime.tensorrt.engine:open_rtx",
 }
+MODULES = {"tensorrt-rtx": "tensorrt_rtx"}  # what a backend imports, where it is not called like the backend
+BUILT = ("tensorrt", "tensorrt-rtx")  # these run what sattn-build made on the device
 DEFAULT_BACKEND = "onnxruntime"
 DEFAULT_PRECISION = "fp32"
 AUTO = "auto"
@@ -145,8 +149,22 @@ def check_backend(backend: str) -> None:
     """Raises UsageError for a backend this version does not have, UnavailableError for one not installed."""
     if backend not in BACKENDS:
         raise UsageError("backend", f"got '{backend}'", did_you_mean(backend, BACKENDS))
-    if importlib.util.find_spec(backend) is None:
-        raise UnavailableError(f"backend '{backend}'", "is not installed", todo=f"install it: pip install {backend}")
+    if importlib.util.find_spec(MODULES.get(backend, backend)) is None:
+        raise not_installed(backend)
+
+
+def not_installed(backend: str) -> UnavailableError:
+    """The error for a backend that this interpreter does not find, with how to get it."""
+    if backend == "tensorrt":
+        todo = (
+            "on a Jetson it is JetPack's: sudo apt install python3-libnvinfer; a virtual environment sees it if it is "
+            "made with: python3 -m venv --system-site-packages .venv; sattn-doctor tells more"
+        )
+    elif backend == "tensorrt-rtx":
+        todo = "install it: pip install 'sattn-edge[rtx]'"
+    else:
+        todo = f"install it: pip install {backend}"
+    return UnavailableError(f"backend '{backend}'", "is not installed", todo=todo)
 
 
 def check_windows(x: NDArray[np.float32], contract: Contract) -> None:

@@ -19,11 +19,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from sattn_edge.contract import Contract
 from sattn_edge.cpu import int8_saturates
 from sattn_edge.engine import AUTO, EngineInfo, EngineOptions, HostEngine
-from sattn_edge.engine_store import Request, default_store, subject_of
+from sattn_edge.engine_manifest import Request, subject_of
+from sattn_edge.engine_store import default_store
 from sattn_edge.errors import ModelFileError, UnavailableError
 from sattn_edge.model_file import ModelFile
 
@@ -31,6 +33,7 @@ VERSION: str = ort.__version__
 PROVIDER = "CPUExecutionProvider"
 BACKEND = "onnxruntime"
 PRECISIONS = ("fp32", "int8")
+_FREE_BATCH = 16  # windows at a time where a graph takes any number
 _QUIET = 4  # ours are the errors a person reads; ONNX Runtime would print its own beside them
 
 
@@ -114,13 +117,10 @@ def runnable(model: ModelFile, options: EngineOptions) -> Runnable:
     if options.precision == "fp32" and form in (None, "reference"):
         return Runnable(model.data, "reference", notes)
     # Here and not above: a file that runs as it lies needs none of the passes.
-    from sattn_edge.calibration_table import placement_for, read_table
+    from sattn_edge.calibration_table import placement_of
     from sattn_edge.lowering import Target, lower
 
-    placement = None
-    if options.precision == "int8":
-        table = read_table(model.calibration, model.name, model.graph_digest)
-        placement = placement_for(table, BACKEND, model.name)
+    placement = placement_of(model, BACKEND) if options.precision == "int8" else None
     target = Target("onnxruntime", form, options.precision, placement=placement)
     lowered = lower(model.proto, target)
     if placement is not None and not any(r.changed for r in lowered.reports if r.name == "quantize-onnxruntime"):
@@ -136,6 +136,23 @@ def logits_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.floa
     plain = session(runnable(model, options).data, model.name, optimise=False)
     logits: NDArray[np.float32] = plain.run(None, {plain.get_inputs()[0].name: x})[0]
     return logits
+
+
+def run_graph(model: ModelProto, x: NDArray[np.float32], *, optimise: bool = False) -> NDArray[np.float32]:
+    """What a plain graph of any fixed or free batch gives for x float32 [n, 1, series, modal]: float32 [n, classes].
+
+    Without `optimise` every node runs as it is written. Raises ModelFileError where ONNX Runtime refuses the graph.
+    """
+    plain = session(model.SerializeToString(), "lowered graph", optimise=optimise)
+    entry = plain.get_inputs()[0]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else _FREE_BATCH
+    out = []
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        # Whole batches: a graph of fixed batch gets the last one filled up.
+        filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+        out.append(plain.run(None, {entry.name: filled})[0][: len(part)])
+    return np.concatenate(out)
 
 
 def _form(model: ModelFile, options: EngineOptions) -> tuple[str | None, tuple[str, ...]]:

@@ -1,132 +1,43 @@
-"""The engine store: what was measured on this device, kept by what it was measured for.
+"""The engine store: what was measured and built on this device, kept by what it was made for.
 
-    <root>/<key>/manifest.json        what was asked for, where, which form was kept, and the figures that chose it
+    <root>/<key>/manifest.json        what was asked for, where, what was kept, and the figures that chose it
+    <root>/<key>/<digest>.plan        the engine, where the backend has one; the manifest names it
+    <root>/timing-<digest>.cache      what a compiler measured, to build faster the next time
+    <root>/lock                       held while something is built: one build at a time on a device
 
 The root is `$SATTN_EDGE_STORE`, else `$XDG_CACHE_HOME/sattn-edge/engines`, else `~/.cache/sattn-edge/engines`, and
-private: a folder that others can write is refused, because an engine that lies there is code. A key is the sha256 of
-graph, calibration, request and platform, so that whatever changes one of them finds nothing and builds anew. A file
-of an engine (`plan`) may stand beside the manifest, which then holds its digest. Looking up makes no folder.
+private: a folder or an engine that others can write is refused, because an engine is code. A key is the sha256 of
+graph, calibration, request and platform, so that whatever changes one of them finds nothing and builds anew. The
+manifest is written last, by one rename: until then the old engine is the one that is found. Looking up makes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import shutil
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from sattn_edge._version import __version__
-from sattn_edge.cpu import architecture, cpu_features, cpu_name
-from sattn_edge.errors import UnavailableError
+from sattn_edge.engine_manifest import VERSION, Manifest, Subject
+from sattn_edge.errors import DigestError, UnavailableError
 from sattn_edge.files import digest, write_atomic
 
-if TYPE_CHECKING:
-    from sattn_edge.model_file import ModelFile
-
 VARIABLE = "SATTN_EDGE_STORE"
-VERSION = 1
-Form = Literal["reference", "folded", "taps", "mean-conv", "composed", "gemm"]  # those of sattn_edge.lowering
+PLAN_SUFFIX = ".plan"
+BUILDS = "build-"  # how the folders begin in which compilers work
 _MANIFEST = "manifest.json"
+_LOCK = "lock"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _PRIVATE = 0o700
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was asked for. attention: `auto` or a form; batch None is a free one."""
-
-    backend: str
-    precision: str
-    attention: str = "auto"
-    batch: int | None = None
-    threads: int = 1
-
-
-class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where it was measured. runtime: the backend's version; version: ours; features: of the CPU, that matter."""
-
-    runtime: str
-    cpu: str
-    architecture: str
-    version: str
-    features: tuple[str, ...] = ()
-
-
-class Subject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a choice is bound to. calibration: the table's digest, for int8 only."""
-
-    graph: str
-    calibration: str | None
-    request: Request
-    platform: Platform
-
-    @property
-    def key(self) -> str:
-        """64 hex digits: the name of its folder."""
-        return digest(msgspec.json.encode(self, order="sorted")).partition(":")[2]
-
-
-def subject_of(model: ModelFile, request: Request, runtime: str) -> Subject:
-    """What a choice for this model file on this device is bound to. runtime: the backend's version."""
-    calibration = None
-    if request.precision == "int8" and model.calibration is not None:
-        calibration = digest(msgspec.json.encode(model.calibration, order="sorted"))
-    here = Platform(runtime, cpu_name(), architecture(), __version__, cpu_features())
-    return Subject(model.graph_digest, calibration, request, here)
-
-
-class Acceptance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A form on the golden windows, beside `basis`; flips: labels that differ. All else is of the logit scale."""
-
-    windows: int
-    synthetic: bool
-    basis: str
-    difference: float
-    tolerance: float
-    flips: int
-    worst_margin: float
-    accepted: bool
-
-
-class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One form: how it did, or, in a few words (`left_out`) and in full (`note`), why it was not tried.
-
-    median_us: of one call, None if it was not timed. rounds_won: in how many rounds it was faster than the form that
-    stays unless another is faster.
-    """
-
-    form: str
-    precision: str
-    note: str = ""
-    left_out: str = ""
-    acceptance: Acceptance | None = None
-    median_us: float | None = None
-    rounds_won: int | None = None
-
-
-class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the candidates were timed: so many calls of one window each, spread over rounds of shuffled order."""
-
-    calls: int
-    rounds: int
-    warm_up: int
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the store remembers. `form` was kept, for `reason`; plan: digest of the engine file beside it, if any."""
-
-    subject: Subject
-    form: Form
-    reason: str
-    candidates: tuple[Candidate, ...]
-    measurement: Measurement
-    created: str
-    plan: str | None = None
-    version: int = VERSION
+_PRIVATE_FILE = 0o600
+_PARTS = ".part"  # what write_atomic calls a file that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -137,8 +48,18 @@ class Found:
     note: str | None = None
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One folder of the store: its manifest, None where that can't be read, and how many bytes lie there."""
+
+    folder: Path
+    manifest: Manifest | None
+    size: int
+    note: str | None = None
+
+
 class EngineStore:
-    """A folder of manifests. Making one touches nothing; `remember` makes the folders."""
+    """A folder of manifests and engines. Making one touches nothing; `remember` makes the folders."""
 
     def __init__(self, root: Path | None) -> None:
         """Without a root this process has no home to keep things in, and remembers nothing."""
@@ -169,8 +90,54 @@ class EngineStore:
             return Found(note=f"the engine store can't be read ({error.strerror}: {path}); nothing of it is used")
         return _parse(data, subject, path)
 
-    def remember(self, manifest: Manifest) -> Path:
-        """Writes a manifest in place of any of the same subject, and returns where.
+    def entries(self) -> list[Entry]:
+        """Everything that lies in the store, oldest first; what can't be read has a note in place of a manifest.
+
+        Raises:
+            UnavailableError: others can write the store.
+        """
+        if self.root is None or not self.root.is_dir():
+            return []
+        _check_private(self.root)
+        found = [_entry(folder) for folder in sorted(self.root.iterdir()) if folder.is_dir() and _is_key(folder.name)]
+        return sorted(found, key=lambda e: (e.manifest is not None and e.manifest.created) or "")
+
+    def read_plan(self, manifest: Manifest) -> bytes:
+        """The bytes of an engine, checked against the digest in its manifest before anybody looks at them.
+
+        Raises:
+            DigestError: they are others than were written; exit code 7.
+            UnavailableError: the file is gone, can't be read, or others can write it.
+        """
+        path = self.plan_path(manifest)
+        if path is None or manifest.plan is None:
+            raise UnavailableError("engine", "its manifest names no engine file", todo="build it again with --retune")
+        try:
+            _check_private(path.parent)
+            _check_private(path)
+            data = path.read_bytes()
+        except OSError as error:
+            raise UnavailableError(
+                "engine", f"'{path}' can't be read ({error.strerror})", todo="build it again with --retune"
+            ) from error
+        if (found := digest(data)) != manifest.plan:
+            raise DigestError(
+                "engine",
+                f"'{path}' has {found[:19]}, its manifest says {manifest.plan[:19]}",
+                "an engine is code, and runs only as it was written",
+                "build it again with --retune",
+            )
+        return data
+
+    def plan_path(self, manifest: Manifest) -> Path | None:
+        """Where the engine of a manifest lies, None where it has none."""
+        path = self.path(manifest.subject)
+        return None if path is None or manifest.plan is None else path.parent / _plan_name(manifest.plan)
+
+    def remember(self, manifest: Manifest, plan: bytes | None = None) -> Path:
+        """Writes a manifest, and the engine it names, in place of any of the same subject, and returns where.
+
+        The engine is there before the manifest that names it, and the old one until after it.
 
         Raises:
             UnavailableError: there is no home, the folder can't be written, or others can write it.
@@ -182,10 +149,61 @@ class EngineStore:
         try:
             path.parent.mkdir(mode=_PRIVATE, exist_ok=True)
             _check_private(path.parent)
-            write_atomic(path, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+            if plan is not None and manifest.plan is not None:
+                write_atomic(path.parent / _plan_name(manifest.plan), plan, mode=_PRIVATE_FILE)
+            write_atomic(path, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n", _PRIVATE_FILE)
+            _tidy(path.parent, manifest)
         except OSError as error:
             raise _not_written(path.parent, error) from error
         return path
+
+    @contextlib.contextmanager
+    def building(self, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Holds the store's lock, so that one build at a time measures and takes memory on a device.
+
+        waiting: called once if another process holds it. The lock ends with its process, however that ends.
+
+        Raises:
+            UnavailableError: as `prepare`.
+        """
+        root = self.prepare()
+        try:
+            handle = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+        except OSError as error:
+            raise _not_written(root, error) from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def forget(self, entry: Entry) -> None:
+        """Takes an entry away, its manifest first, so that nobody finds half of it. Hold the lock (`building`)."""
+        (entry.folder / _MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(entry.folder)
+
+    def leftovers(self) -> list[Path]:
+        """What a kill left half-written, or without a manifest that names it."""
+        if self.root is None or not self.root.is_dir():
+            return []
+        loose = [p for p in self.root.iterdir() if p.name.endswith(_PARTS) or p.name.startswith(BUILDS)]
+        for entry in self.entries():
+            plan = entry.manifest.plan if entry.manifest is not None else None
+            keep = {_MANIFEST, "" if plan is None else _plan_name(plan)}
+            loose += [p for p in entry.folder.iterdir() if p.name not in keep]
+        return loose
+
+    def sweep(self) -> list[Path]:
+        """Takes the leftovers away and tells which. Hold the lock (`building`): nobody is writing then."""
+        loose = self.leftovers()
+        for path in loose:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return loose
 
     def prepare(self) -> Path:
         """Makes the root where it is missing, and checks that it can be used; raises what `remember` raises."""
@@ -229,6 +247,36 @@ def _check_private(folder: Path) -> None:
     if found.st_mode & _OTHERS_WRITE:
         todo = f"chmod 700 '{folder}'"
         raise UnavailableError("engine store", f"others can write '{folder}'", "it holds what will be run", todo)
+
+
+def _is_key(name: str) -> bool:
+    return len(name) == 64 and not set(name) - set("0123456789abcdef")
+
+
+def _plan_name(plan: str) -> str:
+    return plan.partition(":")[2] + PLAN_SUFFIX
+
+
+def _entry(folder: Path) -> Entry:
+    path = folder / _MANIFEST
+    size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return Entry(folder, None, size, "has no manifest: a build was killed")
+    except (OSError, msgspec.DecodeError, RecursionError) as error:
+        return Entry(folder, None, size, f"its manifest can't be read ({error})")
+    if manifest.subject.key != folder.name or manifest.version != VERSION:
+        return Entry(folder, None, size, "its manifest is of something else")
+    return Entry(folder, manifest, size)
+
+
+def _tidy(folder: Path, manifest: Manifest) -> None:
+    """Takes away what the manifest that was just written does not name: the engine before it, parts of a kill."""
+    keep = {_MANIFEST, "" if manifest.plan is None else _plan_name(manifest.plan)}
+    for path in folder.iterdir():
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
 
 
 def _parse(data: bytes, subject: Subject, path: Path) -> Found:

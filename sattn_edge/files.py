@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
     """Writes `data` beside `path`, syncs it and renames it: a kill at any point leaves the old or the new.
 
+    mode: the file's permissions; those of the file that is replaced, else what the umask leaves, where None.
     Raises OSError if the folder is missing or not writable; nothing is left behind then.
     """
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -19,7 +20,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, _mode_for(path))  # noqa: PTH101 - mkstemp gives 0600
+        os.chmod(beside, _mode_for(path) if mode is None else mode)  # noqa: PTH101 - mkstemp gives 0600
         os.replace(beside, path)  # noqa: PTH105 - the name says that an existing file is replaced
     except BaseException:
         Path(beside).unlink(missing_ok=True)

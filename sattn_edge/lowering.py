@@ -52,7 +52,8 @@ class Target:
     """What to lower for.
 
     attention: one of FORMS, None for the target's usual one. batch: fixed to this, None for a free batch on
-    ONNX Runtime and for 1 on TensorRT. placement: the INT8 choices, needed for int8 and for nothing else.
+    ONNX Runtime and for 1 on TensorRT; free_batch: leaves it free there too, for an engine of a range of batches.
+    placement: the INT8 choices, needed for int8 and for nothing else.
     typed: float16 written in the graph, as TensorRT 10 and newer want it; False leaves everything that is not
     INT8 in float32 (TensorRT 8.6, which is told by flags).
     """
@@ -63,6 +64,7 @@ class Target:
     batch: int | None = None
     placement: Placement | None = None
     typed: bool = True
+    free_batch: bool = False
 
     @property
     def form(self) -> str:
@@ -121,6 +123,8 @@ def check_target(target: Target) -> None:
         raise UsageError("attention form", f"got '{target.attention}'", did_you_mean(target.attention, FORMS))
     if target.batch is not None and target.batch < 1:
         raise UsageError("batch", f"got {target.batch}", "1 or more")
+    if target.batch is not None and target.free_batch:
+        raise UsageError("batch", f"got {target.batch} and a free one", "one of the two")
     if target.precision == "int8" and target.placement is None:
         raise UsageError("precision 'int8'", "needs the choices of a calibration", todo="run sattn-calibrate first")
 
@@ -131,8 +135,15 @@ def pass_list(target: Target) -> list[Pass]:
     if target.precision == "int8" and target.placement is not None:
         passes.append(Equalise({c.layer: c.factors for c in target.placement.layers if c.int8}))
     passes += [*_form_passes(target), StaticPool(), *_precision_passes(target), Prune()]
-    batch = target.batch if target.batch is not None or target.backend == "onnxruntime" else 1
+    batch = batch_of(target)
     return [*passes, FixBatch(batch)] if batch is not None else passes
+
+
+def batch_of(target: Target) -> int | None:
+    """What a lowered graph's batch is fixed to, None where it is free."""
+    if target.batch is not None:
+        return target.batch
+    return 1 if target.backend == "tensorrt" and not target.free_batch else None
 
 
 def _form_passes(target: Target) -> list[Pass]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file that passed the gate. `data` is the whole file, as a runtime takes it."""
+    """A model file that passed the gate. `data` is the whole file, as a runtime takes it; `path`: where it was read."""
 
     name: str
     data: bytes
@@ -63,6 +63,7 @@ class ModelFile:
     statistics: dict[str, Any] | None
     provenance: dict[str, Any]
     calibration: dict[str, Any] | None
+    path: Path | None = None
 
     @property
     def file_digest(self) -> str:
@@ -106,7 +107,7 @@ def load_model_file(path: str | Path) -> ModelFile:
         data = path.read_bytes()
     except OSError as error:
         raise ModelFileError(str(path), f"can't be read ({error.strerror})", todo=_REEXPORT) from error
-    return parse_model_file(data, path.name)
+    return replace(parse_model_file(data, path.name), path=path)
 
 
 def parse_model_file(data: bytes, name: str) -> ModelFile:

@@ -36,6 +36,11 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
+def figure(value: float | None, form: str) -> str:
+    """A number in a format, `NaN` where there is none."""
+    return "NaN" if value is None else f"{value:{form}}"
+
+
 def millions(n: int) -> str:
     """`603,143` below a million, `15.2 M` above."""
     return f"{n:,}" if n < 1_000_000 else f"{n / 1e6:.2f} M"

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from sattn_edge.calibration_table import Agreement, Placement
-from sattn_edge.engine_onnxruntime import session
+from sattn_edge.engine_onnxruntime import run_graph
 from sattn_edge.lowering import Backend, Target, lower
 from sattn_edge.passes import PassReport
 
-_BATCH = 16
+_BATCH = 16  # windows at a time, which the graph is fixed to
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +97,7 @@ class Judge:
         )
 
     def _logits(self, model: ModelProto) -> NDArray[np.float32]:
-        """Whole batches: a graph of fixed batch gets the last one filled up."""
-        run = session(model.SerializeToString(), "lowered graph")
-        name = run.get_inputs()[0].name
-        out = []
-        for start in range(0, len(self._x), _BATCH):
-            x = self._x[start : start + _BATCH]
-            filled = np.concatenate([x, np.repeat(x[-1:], _BATCH - len(x), axis=0)])
-            out.append(run.run(None, {name: filled})[0][: len(x)])
-        return np.concatenate(out)
+        return run_graph(model, self._x, optimise=True)
 
 
 def _rounded(value: float) -> float:

@@ -8,39 +8,26 @@ A form that is remembered is kept until it is asked for again (`retune`): a rest
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import cast
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from sattn_edge.calibration_table import placement_for, read_table
+from sattn_edge.calibration_table import placement_of, read_table
 from sattn_edge.engine import AUTO, DEFAULT_BACKEND, Engine, EngineOptions, open_engine
+from sattn_edge.engine_manifest import Acceptance, Candidate, Form, Manifest, Measurement, Subject, subject_of
 from sattn_edge.engine_onnxruntime import VERSION, check_precision, request_of
-from sattn_edge.engine_store import (
-    Acceptance,
-    Candidate,
-    EngineStore,
-    Form,
-    Manifest,
-    Measurement,
-    default_store,
-    subject_of,
-)
+from sattn_edge.engine_store import EngineStore, default_store
 from sattn_edge.errors import QualityError, UsageError
 from sattn_edge.lowering import FORMS, Lowered, Target, check_target, lower
 from sattn_edge.model_file import ModelFile
+from sattn_edge.text import figure
+from sattn_runtime.choice import Times
 from sattn_runtime.timing import CALLS, ROUNDS, WARM_UP, time_in_turns
 from sattn_runtime.verify import verify_engine
-
-LEAST_GAIN = 0.03
-"""A form must be faster than the usual one by more than this part of its time: medians of one run wander by less."""
-LEAST_ROUNDS = 0.75
-"""And in this part of the rounds: a burst of something else on the machine hits a few of them."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +59,15 @@ class _Tried:
     engine: Engine | None
 
 
-def build(model: ModelFile, options: BuildOptions, store: EngineStore | None = None) -> Built:
+def build(
+    model: ModelFile,
+    options: BuildOptions,
+    store: EngineStore | None = None,
+    waiting: Callable[[], None] | None = None,
+) -> Built:
     """Chooses the form for a model file on this device, or tells what was chosen before.
+
+    waiting: called once where another build is going on, whose end has to be waited for.
 
     Raises:
         UsageError: no such form, or one that changes no block of this network.
@@ -85,22 +79,46 @@ def build(model: ModelFile, options: BuildOptions, store: EngineStore | None = N
     _check(options)
     store.prepare()  # before minutes are spent on what could not be kept
     subject = subject_of(model, request_of(options.engine), VERSION)
-    found, path = store.look_up(subject), store.path(subject)
-    if found.manifest is not None and path is not None and not options.retune:
-        return Built(model.name, found.manifest, path, remembered=True, notes=())
+    found = store.look_up(subject)
+    if found.manifest is not None and not options.retune:
+        return _remembered(model, store, found.manifest)
+    asked = now()
+    with store.building(waiting):
+        # Somebody else may have measured the same while this process waited for its turn.
+        found = store.look_up(subject)
+        if found.manifest is not None and (not options.retune or found.manifest.created > asked):
+            return _remembered(model, store, found.manifest)
+        manifest = _measure(model, options, subject)
+        notes = () if found.note is None else (found.note,)
+        return Built(model.name, manifest, store.remember(manifest), remembered=False, notes=notes)
+
+
+def now() -> str:
+    """The time in UTC, as manifests hold it: to the microsecond, so that one of before is told from one of after."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds")
+
+
+def _remembered(model: ModelFile, store: EngineStore, manifest: Manifest) -> Built:
+    path = store.path(manifest.subject)
+    if path is None:
+        raise RuntimeError("a manifest was found in a store without a place")
+    return Built(model.name, manifest, path, remembered=True, notes=())
+
+
+def _measure(model: ModelFile, options: BuildOptions, subject: Subject) -> Manifest:
+    """Tries the forms asked for and keeps one."""
     tried = _try_forms(model, options)
-    timed = _time([*_plain(model, options), *tried], model, options.rounds)
-    form, reason = _choose([c for c in timed if c.precision == options.engine.precision], options)
-    manifest = Manifest(
+    timed, form, reason = _time_and_choose([*_plain(model, options), *tried], model, options)
+    return Manifest(
         subject=subject,
         form=cast("Form", form),
         reason=reason,
         candidates=tuple(timed),
         measurement=Measurement(CALLS * options.rounds, options.rounds, WARM_UP),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=now(),
+        model=model.name,
+        precision=options.engine.precision,
     )
-    notes = () if found.note is None else (found.note,)
-    return Built(model.name, manifest, store.remember(manifest), remembered=False, notes=notes)
 
 
 def _check(options: BuildOptions) -> None:
@@ -156,14 +174,11 @@ def _try_forms(model: ModelFile, options: BuildOptions) -> list[_Tried]:
 
 def _differences(tried: Sequence[_Tried]) -> str:
     rows = [t.candidate for t in tried if t.candidate.acceptance is not None]
-    return ", ".join(f"{c.form} {c.acceptance.difference:.2g}" for c in rows if c.acceptance is not None)
+    return ", ".join(f"{c.form} {figure(c.acceptance.difference, '.2g')}" for c in rows if c.acceptance is not None)
 
 
 def _lower(model: ModelFile, form: str, precision: str) -> Lowered:
-    placement = None
-    if precision == "int8":
-        table = read_table(model.calibration, model.name, model.graph_digest)
-        placement = placement_for(table, "onnxruntime", model.name)
+    placement = placement_of(model, "onnxruntime") if precision == "int8" else None
     return lower(model.proto, Target("onnxruntime", form, precision, placement=placement))
 
 
@@ -175,7 +190,7 @@ def _over_budget(model: ModelFile, form: str, precision: str) -> str:
     if precision != "int8" or form == default_form(precision):
         return ""
     table = read_table(model.calibration, model.name, model.graph_digest)
-    found = placement_for(table, "onnxruntime", model.name).forms.get(form)
+    found = placement_of(model, "onnxruntime").forms.get(form)
     if found is None:
         return "calibration did not judge it"
     if found.within(table.budget):
@@ -205,7 +220,7 @@ def _judge(model: ModelFile, options: BuildOptions, form: str, precision: str, n
         windows=found.windows,
         synthetic=found.synthetic,
         basis=found.basis,
-        difference=found.relative,
+        difference=found.relative if math.isfinite(found.relative) else None,
         tolerance=found.tolerance,
         flips=found.flips,
         worst_margin=found.worst_margin,
@@ -215,54 +230,25 @@ def _judge(model: ModelFile, options: BuildOptions, form: str, precision: str, n
     return _Tried(Candidate(form, precision, note=notes, acceptance=acceptance), engine if found.passed else None)
 
 
-def _time(tried: Sequence[_Tried], model: ModelFile, rounds: int) -> list[Candidate]:
-    """The candidates with their times; those without an engine have none."""
-    window = model.golden.x[:1]
+def _time_and_choose(
+    tried: Sequence[_Tried], model: ModelFile, options: BuildOptions
+) -> tuple[list[Candidate], str, str]:
+    """The candidates with their times (those without an engine have none), the form to keep and why."""
     running = [t for t in tried if t.engine is not None]
-    times = time_in_turns([t.engine for t in running if t.engine is not None], window, rounds)
-    # In one round the candidates ran within milliseconds of each other: there they are compared.
-    by_round = np.median(times, axis=2)
-    usual = _usual([t.candidate for t in running])
-    won = {id(t): _won(by_round[i], by_round[usual]) for i, t in enumerate(running) if i != usual}
-    median = {id(t): float(np.median(times[i])) for i, t in enumerate(running)}
-    return [
-        msgspec.structs.replace(t.candidate, median_us=round(median[id(t)], 2), rounds_won=won.get(id(t)))
-        if id(t) in median
-        else t.candidate
-        for t in tried
-    ]
-
-
-def _won(mine: NDArray[np.float64], usual: NDArray[np.float64]) -> int:
-    return int((mine < usual).sum())
-
-
-def _usual(candidates: Sequence[Candidate]) -> int:
-    """Where the form stands that the others have to beat: the usual one, else the first of its precision."""
-    precision = candidates[-1].precision
-    places = [i for i, c in enumerate(candidates) if c.precision == precision]
-    return next((i for i in places if candidates[i].form == default_form(precision)), places[0])
-
-
-def _choose(candidates: Sequence[Candidate], options: BuildOptions) -> tuple[str, str]:
-    """The form to keep and why."""
-    timed = [c for c in candidates if c.median_us is not None]
+    engines = [t.engine for t in running if t.engine is not None]
+    times = Times(time_in_turns(engines, model.golden.x[:1], options.rounds))
+    mine = [i for i, t in enumerate(running) if t.candidate.precision == options.engine.precision]
+    usual = next((i for i in mine if running[i].candidate.form == default_form(options.engine.precision)), mine[0])
+    figures = {
+        id(t): (round(times.median_us(i), 2), times.rounds_won(i, usual) if i != usual else None)
+        for i, t in enumerate(running)
+    }
+    timed = []
+    for t in tried:
+        median, won = figures.get(id(t), (None, None))
+        timed.append(msgspec.structs.replace(t.candidate, median_us=median, rounds_won=won))
     if options.engine.attention != AUTO:
-        return options.engine.attention, "asked for"
-    usual = timed[_usual(timed)]
-    better = [c for c in timed if _is_faster(c, usual, options.rounds)]
-    if not better:
-        if len(timed) == 1:
-            return usual.form, "the only one accepted"
-        rounds = f"{math.ceil(LEAST_ROUNDS * options.rounds)} of {options.rounds} rounds"
-        return usual.form, f"no other is {100 * LEAST_GAIN:g} % faster, and faster in {rounds}"
-    best = min(better, key=lambda c: c.median_us or 0.0)
-    ratio = (best.median_us or 0.0) / (usual.median_us or 1.0)
-    return best.form, f"{ratio:.2f} of {usual.form}'s time, faster in {best.rounds_won} of {options.rounds} rounds"
-
-
-def _is_faster(candidate: Candidate, usual: Candidate, rounds: int) -> bool:
-    if candidate.median_us is None or usual.median_us is None or candidate.rounds_won is None:
-        return False
-    enough = candidate.median_us < (1 - LEAST_GAIN) * usual.median_us
-    return enough and candidate.rounds_won >= LEAST_ROUNDS * rounds
+        return timed, options.engine.attention, "asked for"
+    kept = times.best(mine, usual)
+    reason = times.why(kept, usual, running[usual].candidate.form, len(mine) - 1)
+    return timed, running[kept].candidate.form, reason

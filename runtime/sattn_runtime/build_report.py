@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from sattn_edge.engine_store import Candidate, Manifest
-from sattn_edge.text import count, fields, table
+from sattn_edge.engine_manifest import Acceptance, Candidate, Manifest
+from sattn_edge.text import count, fields, figure, table
 from sattn_runtime.build import Built, default_form
 from sattn_runtime.verify import FLIP_MARGIN
 
@@ -46,7 +46,7 @@ def as_text(built: Built) -> list[str]:
                 ("labels", _flips(manifest)),
                 ("measured", _measured(manifest)),
                 ("device", f"{platform.cpu}, {platform.architecture}"),
-                ("chosen", _when(built)),
+                ("chosen", when(built)),
                 ("store", str(built.path)),
             ]
         ),
@@ -74,7 +74,7 @@ def _row(candidate: Candidate, manifest: Manifest) -> tuple[str, ...]:
         "-" if candidate.median_us is None else f"{candidate.median_us:,.0f}",
         "-" if ratio is None else f"{ratio:.2f}",
         "-" if candidate.rounds_won is None else str(candidate.rounds_won),
-        "-" if judged is None else f"{judged.difference:.1e}",
+        "-" if judged is None else figure(judged.difference, ".1e"),
         "kept" if kept else _verdict(candidate),
     )
 
@@ -113,8 +113,11 @@ def _speed(manifest: Manifest) -> str | None:
 
 def _judged(manifest: Manifest) -> str | None:
     found = _kept(manifest).acceptance
-    if found is None:
-        return None
+    return None if found is None else judged_text(found)
+
+
+def judged_text(found: Acceptance) -> str:
+    """What something was judged on and how far it may be off."""
     kind = "synthetic" if found.synthetic else "real"
     return f"{count(found.windows, 'golden window')} ({kind}), at most {found.tolerance:g} of the logit scale"
 
@@ -144,7 +147,7 @@ def _measured(manifest: Manifest) -> str:
     return f"{how.calls} calls each, {how.rounds} rounds in shuffled order; won against {usual}"
 
 
-def _when(built: Built) -> str:
-    if built.remembered:
-        return f"{built.manifest.created}, remembered; --retune measures again"
-    return f"{built.manifest.created}, now"
+def when(built: Built) -> str:
+    """When it was measured, and whether that is remembered."""
+    then = f"{built.manifest.created[:19].replace('T', ' ')} UTC"
+    return f"{then}, remembered; --retune measures again" if built.remembered else f"{then}, now"

@@ -8,11 +8,11 @@ from typing import Any
 
 from onnx import ModelProto
 
-from sattn_edge.calibration_table import placement_for, read_table
+from sattn_edge.calibration_table import placement_of
 from sattn_edge.cost import Cost, cost
 from sattn_edge.errors import UsageError, did_you_mean
 from sattn_edge.files import digest, write_atomic
-from sattn_edge.lowering import PRECISIONS, Lowered, Target, check_target, lower
+from sattn_edge.lowering import PRECISIONS, Lowered, Target, batch_of, check_target, lower
 from sattn_edge.model_file import PREFIX, ModelFile, canonical_json
 from sattn_edge.passes import PassReport
 from sattn_edge.text import count, fields, table
@@ -40,8 +40,7 @@ def lower_file(model: ModelFile, target: Target) -> LoweredReport:
     if target.backend not in PRECISIONS:
         raise UsageError("--lower", f"got '{target.backend}'", did_you_mean(target.backend, PRECISIONS))
     if target.precision == "int8":
-        table_ = read_table(model.calibration, model.name, model.graph_digest)
-        target = replace(target, placement=placement_for(table_, target.backend, model.name))
+        target = replace(target, placement=placement_of(model, target.backend))
     check_target(target)
     lowered = lower(model.proto, target)
     # Costs are for one window, and a fixed batch can't be taken back.
@@ -84,14 +83,9 @@ def _target_data(report: LoweredReport) -> dict[str, Any]:
         "backend": target.backend,
         "attention": target.form,
         "precision": target.precision,
-        "batch": _batch(target),
+        "batch": batch_of(target),
         "graph_digest": report.model.graph_digest,
     }
-
-
-def _batch(target: Target) -> int | None:
-    """What the graph is fixed to, None for a free batch."""
-    return 1 if target.batch is None and target.backend == "tensorrt" else target.batch
 
 
 def as_data(report: LoweredReport) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def _nodes(price: Cost) -> int:
 def as_text(report: LoweredReport) -> list[str]:
     """The page a person reads."""
     target, before, after = report.lowered.target, report.before, report.after
-    batch = _batch(target)
+    batch = batch_of(target)
     what = f"{target.form}, {target.precision}, {'any batch' if batch is None else f'batch {batch}'}"
     lines = [f"{report.model.name} for {target.backend}: {what}", ""]
     for row in report.lowered.reports:

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sattn_edge.engine import Engine, EngineOptions, open_engine
+from sattn_edge.engine import Engine, EngineInfo, EngineOptions, open_engine
 from sattn_edge.model_file import ModelFile
 from sattn_edge.text import count, fields
+from sattn_runtime.logits import lead
 
-TOLERANCES = {"fp32": 1e-4, "int8": 5e-2}
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
 """Largest logit difference allowed, of the logit scale, by precision.
 
-FP32 differs from FP32 by the order of its sums alone: 1e-7 to 1e-6 is usual, 1e-4 is a bug. INT8 has 256 levels for
+FP32 differs from FP32 by the order of its sums alone: 1e-7 to 1e-6 is usual, 1e-4 is a bug. FP16 keeps 11 bits of every
+map: 1e-4 is usual. INT8 has 256 levels for
 each value, and over a few layers their rounding adds up to a few thousandths; 5e-2 is reached by values that were
 clipped, because the ranges came from other data.
 """
 
-FLIP_MARGIN = {"int8": 5e-2}
+FLIP_MARGIN = {"fp16": 1e-2, "int8": 5e-2}
 """By precision, the largest FP32 margin (of the logit scale) at which a label may differ: how far FP32's first label
 leads its second. Below the tolerance FP32 itself was undecided; above it two errors have to add up. FP32 needs no such
 rule: its tolerance leaves a flip no room that would matter."""
@@ -80,14 +82,14 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     golden, info = model.golden, engine.info
     singly = np.concatenate([engine.infer(golden.x[i : i + 1]) for i in range(len(golden.x))])
     together = engine.infer(golden.x)
-    basis = IN_FLOAT if golden.synthetic and (info.backend, info.precision) == ("onnxruntime", "int8") else FP32
-    wanted = (golden.logits if basis is FP32 else _in_float(model, engine)).astype(np.float64)
+    basis = IN_FLOAT if golden.synthetic and info.precision == "int8" and info.backend in _IN_FLOAT else FP32
+    wanted = (golden.logits if basis is FP32 else _IN_FLOAT[info.backend](model, info)).astype(np.float64)
     difference = np.maximum(np.abs(singly - wanted), np.abs(together - wanted)).max(axis=1)
     # A difference that is NaN is beyond any tolerance.
     tolerance = TOLERANCES[info.precision] if basis is FP32 else IN_FLOAT_TOLERANCE
     flip_margin = FLIP_MARGIN.get(info.precision)
     beyond = ~(difference <= tolerance * golden.logit_scale)
-    margins, flipped = _margins(wanted, golden.logit_scale), singly.argmax(1) != wanted.argmax(1)
+    margins, flipped = lead(wanted) / (golden.logit_scale or 1.0), singly.argmax(1) != wanted.argmax(1)
     if flip_margin is not None:
         beyond |= flipped & (margins > flip_margin)
     worst = float(difference.max())
@@ -112,19 +114,26 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     )
 
 
-def _in_float(model: ModelFile, engine: Engine) -> NDArray[np.float32]:
+def _onnxruntime_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
     from sattn_edge.engine_onnxruntime import logits_in_float
 
-    return logits_in_float(model, EngineOptions(engine.info.precision, 1, engine.info.attention), model.golden.x)
+    return logits_in_float(model, EngineOptions(info.precision, 1, info.attention), model.golden.x)
 
 
-def _margins(logits: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    """How far the first label leads the second, of the logit scale, for each window [n]; 0 where there is but one."""
-    if logits.shape[1] < 2:
-        return np.zeros(len(logits))
-    ordered = np.sort(logits, axis=1)
-    margins: NDArray[np.float64] = (ordered[:, -1] - ordered[:, -2]) / (scale or 1.0)
-    return margins
+def _tensorrt_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
+    from sattn_edge.calibration_table import placement_of
+    from sattn_edge.engine_onnxruntime import run_graph
+    from sattn_edge.lowering import Target, lower
+
+    target = Target("tensorrt", info.attention, info.precision, placement=placement_of(model, "tensorrt"))
+    return run_graph(lower(model.proto, target).model, model.golden.x)
+
+
+_IN_FLOAT = {
+    "onnxruntime": _onnxruntime_in_float,
+    "tensorrt": _tensorrt_in_float,
+    "tensorrt-rtx": _tensorrt_in_float,
+}
 
 
 def as_data(result: Verification) -> dict[str, Any]:

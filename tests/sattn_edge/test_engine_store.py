@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from sattn_edge import engine_store
-from sattn_edge.engine_store import EngineStore, Form, Manifest, Measurement, Platform, Request, Subject, default_store
+from sattn_edge.engine_manifest import Form, Manifest, Measurement, Platform, Request, Subject
+from sattn_edge.engine_store import EngineStore, default_store
 from sattn_edge.errors import UnavailableError
 from sattn_edge.lowering import FORMS
 
