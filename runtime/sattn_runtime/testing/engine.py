@@ -1,19 +1,8 @@
-"""Stand-ins for tests: an engine without a network, and a source without a sensor.
-
-    from sattn_runtime import Stream
-    from sattn_runtime.testing import FakeEngine
-
-    engine = FakeEngine(contract, record=True)
-    decisions = Stream(engine).push(samples)
-    assert decisions[0].label == contract.labels[2]     # of a signal whose mean is near 2
-    assert (engine.windows[0] == samples[:contract.window]).all()
-
-They ship with the package, so that whoever writes a source or a sink of their own tests it with what we test ours.
-"""
+"""An engine without a network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from time import sleep
 
 import numpy as np
@@ -21,7 +10,6 @@ from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
 from sattn_edge.engine import EngineInfo, HostEngine
-from sattn_runtime.sources.base import Item, Signal
 
 Logits = Callable[[NDArray[np.float32]], Sequence[float]]
 
@@ -60,23 +48,3 @@ class FakeEngine(HostEngine):
     def _nearest(self, window: NDArray[np.float32]) -> Sequence[float]:
         mean = float(window.mean(dtype=np.float64))
         return [-abs(mean - k) for k in range(len(self.contract.labels))]
-
-
-class ListSource:
-    """A source that gives the items of a list, then END for ever. An exception in the list is raised."""
-
-    def __init__(self, items: Iterable[Item | Exception], *, paced: bool = False) -> None:
-        self._items = iter(items)
-        self.paced = paced
-        self.closed = False
-
-    def read(self, timeout_s: float) -> Item:  # noqa: ARG002 - the contract of sources; nothing here is waited for
-        """The next item, at once."""
-        item = next(self._items, Signal.END)
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def close(self) -> None:
-        """Remembers that it was closed."""
-        self.closed = True
