@@ -14,10 +14,11 @@ from sattn_edge.command import EXIT_CODES, run_app
 COMMANDS = {
     "export": ("sattn_export.commands:export_main", "Turn a trained checkpoint into a verified model file."),
     "calibrate": ("sattn_calibration.commands:calibrate_main", "Find a model file's INT8 ranges on real windows."),
-    "build": ("sattn_runtime.build_commands:build_main", "Find the fastest form of a model file on this device."),
+    "build": ("sattn_runtime.build_commands:build_main", "Build what runs a model file fastest on this device."),
     "verify": ("sattn_runtime.commands:verify_main", "Replay a model file's golden windows on an engine."),
-    "inspect": ("sattn_runtime.commands:inspect_main", "Show what a model file holds."),
+    "inspect": ("sattn_runtime.inspect_commands:inspect_main", "Show what a model file holds."),
     "run": ("sattn_runtime.commands:run_main", "Run a model file on a stream, with a latency report."),
+    "doctor": ("sattn_runtime.doctor_commands:doctor_main", "Tell what this device lacks, and how to mend it."),
     "demo": ("sattn_edge.demo:demo_main", "Do all of it on real data shipped with the package."),
 }
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
