@@ -21,8 +21,9 @@ FOLDERS = [str(ROOT), *(str(ROOT / stage) for stage in ("export", "calibration",
 ENTRY = {
     "sattn-run": "sattn_runtime.commands:run_main",
     "sattn-verify": "sattn_runtime.commands:verify_main",
-    "sattn-inspect": "sattn_runtime.commands:inspect_main",
+    "sattn-inspect": "sattn_runtime.inspect_commands:inspect_main",
     "sattn-build": "sattn_runtime.build_commands:build_main",
+    "sattn-doctor": "sattn_runtime.doctor_commands:doctor_main",
 }
 
 

@@ -195,7 +195,7 @@ def _over_budget(model: ModelFile, form: str, precision: str) -> str:
         return "calibration did not judge it"
     if found.within(table.budget):
         return ""
-    return f"calibration: {found.points:.2g} % of the labels differ (largest margin {found.worst_margin:.2g})"
+    return f"calibration: {found.points:.3g} % of the labels differ (largest margin {found.worst_margin:.2g})"
 
 
 def _what_it_changes(lowered: Lowered, form: str) -> tuple[bool, str]:

@@ -1,8 +1,7 @@
-"""`sattn-run`, `sattn-verify`, `sattn-inspect`. Each parses, makes one library call, prints."""
+"""`sattn-run` and `sattn-verify`. Each parses, makes one library call, prints."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +26,10 @@ def _run(
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
+    fallback: Annotated[
+        str | None,
+        typer.Option(metavar="cpu", help="Run on the CPU where the GPU or its engine is missing; the report says so."),
+    ] = None,
     attention: Attention = "auto",
     threads: Threads = 1,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
@@ -52,6 +55,7 @@ def _run(
         journal=journal,
         backend=backend,
         engine=EngineOptions(precision, threads, attention),
+        fallback=fallback,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
     )
@@ -101,58 +105,6 @@ def _verify(
         )
 
 
-def _inspect(
-    model: ModelArgument,
-    lower: Annotated[
-        str | None, typer.Option(metavar="BACKEND", help="Show what lowering for onnxruntime or tensorrt changes.")
-    ] = None,
-    attention: Annotated[str | None, typer.Option(help="With --lower: form of the attention blocks.")] = None,
-    precision: Annotated[str | None, typer.Option(help="With --lower: fp32, fp16 or int8.")] = None,
-    batch: Annotated[int | None, typer.Option(help="With --lower: fix the batch to this.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="With --lower: write the lowered graph here, as plain ONNX.")
-    ] = None,
-    json_output: Json = False,
-) -> None:
-    """Shows a model file's contract, attention blocks, cost, calibration state and digests.
-
-    With --lower it shows instead what each pass makes of the graph for a backend.
-    """
-    from sattn_edge.model_file import load_model_file
-    from sattn_runtime import inspect_model
-
-    if lower is not None:
-        _inspect_lowered(model, lower, (attention, precision, batch, output), json_output)
-        return
-    given = {"--attention": attention, "--precision": precision, "--batch": batch, "-o": output}
-    if extra := [name for name, value in given.items() if value is not None]:
-        raise UsageError(extra[0], "says how to lower", "it goes with --lower", "add --lower onnxruntime or tensorrt")
-    found = load_model_file(model)
-    if json_output:
-        print_json(inspect_model.as_data(found))
-    else:
-        print_lines(inspect_model.as_text(found))
-
-
-def _inspect_lowered(
-    model: Path, backend: str, given: tuple[str | None, str | None, int | None, Path | None], json_output: bool
-) -> None:
-    from sattn_edge.lowering import Target
-    from sattn_edge.model_file import load_model_file
-    from sattn_runtime import lowered_report
-
-    attention, precision, batch, output = given
-    form = None if attention == "auto" else attention
-    target = Target(backend, form, precision or "fp32", batch)  # type: ignore[arg-type] # checked by what it is given to
-    report = lowered_report.lower_file(load_model_file(model), target)
-    if output is not None:
-        report = lowered_report.write_lowered(report, model, output)
-    if json_output:
-        print_json(lowered_report.as_data(report))
-    else:
-        print_lines(lowered_report.as_text(report))
-
-
 def run_main(args: list[str] | None = None, prog: str = "sattn-run") -> None:
     """Entry point of `sattn-run` and `sattn run`."""
     run_app(new_app(_run), prog, args)
@@ -161,8 +113,3 @@ def run_main(args: list[str] | None = None, prog: str = "sattn-run") -> None:
 def verify_main(args: list[str] | None = None, prog: str = "sattn-verify") -> None:
     """Entry point of `sattn-verify` and `sattn verify`."""
     run_app(new_app(_verify), prog, args)
-
-
-def inspect_main(args: list[str] | None = None, prog: str = "sattn-inspect") -> None:
-    """Entry point of `sattn-inspect` and `sattn inspect`."""
-    run_app(new_app(_inspect), prog, args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sattn_edge.engine import EngineInfo
+from sattn_edge.engine import BUILT, EngineInfo
 from sattn_edge.text import count, fields, microseconds, table
 from sattn_runtime.latency import QUANTILES
 from sattn_runtime.run import RunResult
@@ -19,6 +19,7 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "model": result.options.model,
         "source": result.options.source,
         "engine": asdict(result.engine.info),
+        "fell_back": result.fell_back,
         "window_samples": result.contract.window,
         "hop_samples": result.hop,
         "rate_hz": result.contract.rate_hz,
@@ -52,6 +53,7 @@ def as_text(result: RunResult) -> list[str]:
         [
             ("model", result.options.model),
             ("engine", _engine(info)),
+            ("FELL BACK", _fell_back(result)),
             ("source", f"{result.options.source}, {count(result.streams, 'stream')}"),
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
@@ -76,7 +78,14 @@ def as_text(result: RunResult) -> list[str]:
 
 
 def _engine(info: EngineInfo) -> str:
-    return f"{info.backend} {info.version}, {info.precision}, form {info.attention}, {count(info.threads, 'thread')}"
+    where = info.device if info.backend in BUILT else count(info.threads, "thread")
+    return f"{info.backend} {info.version}, {info.precision}, form {info.attention}, {where}"
+
+
+def _fell_back(result: RunResult) -> str | None:
+    if result.fell_back is None:
+        return None
+    return f"to the CPU, from {result.options.backend} in {result.options.engine.precision}: {result.fell_back}"
 
 
 def _windows(result: RunResult) -> str:

@@ -12,10 +12,11 @@ from time import monotonic_ns
 from typing import Any
 
 from sattn_edge.contract import Contract
-from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions, open_engine
+from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
 from sattn_edge.errors import BudgetError, RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
 from sattn_runtime.decision import Decision, Smoother
+from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
 from sattn_runtime.score import Score
@@ -44,6 +45,7 @@ class RunOptions:
     journal: str | None = None
     backend: str = DEFAULT_BACKEND
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
+    fallback: str | None = None
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
 
@@ -60,6 +62,7 @@ class RunResult:
     first_infer_ms: float
     latency: Latency
     score: Score
+    fell_back: str | None = None
     streams: int = 0
     windows: int = 0
     unjudged: int = 0
@@ -95,8 +98,11 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     _check(options)
     started = monotonic_ns()
     model = load_model_file(options.model)
-    engine = open_engine(model, options.backend, options.engine)
+    opened = open_or_fall_back(model, options.backend, options.engine, options.fallback)
+    engine = opened.engine
     loaded = monotonic_ns()
+    if opened.fell_back is not None:
+        tell(f"note: running on the CPU in place of {options.backend}: {opened.fell_back}")
     for note in engine.info.notes:
         tell(f"note: {note}")
     engine.infer(model.golden.x[:1])
@@ -115,8 +121,9 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         first_infer_ms=(first - loaded) / 1e6,
         latency=Latency(round(deadline_ms * 1e6)),
         score=Score(model.contract.labels),
+        fell_back=opened.fell_back,
     )
-    head = _journal_head(model.name, engine, hop)
+    head = _journal_head(model.name, result)
     del model  # the graph and its bytes are the engine's now
     loop = _Loop(result, options, head, tell, listen)
     try:
@@ -135,12 +142,13 @@ def _check(options: RunOptions) -> None:
     for name, value in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
+    check_fallback(options.fallback, options.backend)
     Smoother(options.smooth)
 
 
-def _journal_head(model: str, engine: Engine, hop: int) -> dict[str, Any]:
-    info, contract = engine.info, engine.contract
-    return {
+def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
+    info, contract = result.engine.info, result.engine.contract
+    head = {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "model": model,
         "graph_digest": info.graph_digest,
@@ -148,10 +156,11 @@ def _journal_head(model: str, engine: Engine, hop: int) -> dict[str, Any]:
         "precision": info.precision,
         "attention": info.attention,
         "window_samples": contract.window,
-        "hop_samples": hop,
+        "hop_samples": result.hop,
         "rate_hz": contract.rate_hz,
         "labels": contract.labels,
     }
+    return head if result.fell_back is None else {**head, "fell_back": result.fell_back}
 
 
 class _Loop:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sattn_edge.engine import (
     BACKENDS,
+    BUILT,
     COPIED_IN,
     COPIED_OUT,
     DEFAULT_BACKEND,
@@ -21,9 +23,12 @@ from sattn_edge.engine import (
     load_engine,
     open_engine,
 )
+from sattn_edge.engine_manifest import Request
 from sattn_edge.errors import ModelFileError, UnavailableError, UsageError
 from sattn_edge.model_file import load_model_file, parse_model_file
+from sattn_runtime.tensorrt.build import TensorRTBuild, build
 from tests.helpers_data import make_contract
+from tests.helpers_device import use_fake_device
 from tests.helpers_model import logits_of, save_model
 
 CONTRACT = make_contract(window=8)
@@ -35,9 +40,23 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def engine(path: Path, request: pytest.FixtureRequest) -> Engine:
-    """The suite below holds for every backend in the table."""
-    return load_engine(path, request.param)
+def backend(path: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Every backend in the table; those that run what was built have a fake device, and an engine in its store."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in BUILT:
+            patch.setenv("SATTN_EDGE_STORE", str(tmp_path_factory.mktemp("store")))
+            use_fake_device(patch)
+            asked = Request(request.param, "fp32", "gemm", batch_range=(1, 2, 4))
+            build(load_model_file(path), TensorRTBuild(asked, rounds=1))
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path, backend: str) -> Iterator[Engine]:
+    """The suite below holds for every backend."""
+    opened = load_engine(path, backend, attention="gemm")
+    yield opened
+    opened.close()
 
 
 @settings(deadline=None, max_examples=30)
@@ -86,11 +105,14 @@ def test_what_it_says_of_itself(engine, path):
     assert engine.contract == load_model_file(path).contract
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_closing(path, backend):
-    engine = load_engine(path, backend, threads=2)
-    assert engine.info.threads == 2
+    engine = load_engine(path, backend, attention="gemm")
+    engine.infer(np.zeros((1, 1, 16, 2), np.float32))
     engine.close()
+
+
+def test_threads_are_the_cpus(path):
+    assert load_engine(path, threads=2).info.threads == 2
 
 
 WRONG = {
