@@ -55,7 +55,7 @@ def test_the_help_of_the_umbrella_loads_not_even_numpy():
     assert not found & {"numpy", "msgspec", "onnx", "onnxruntime", "torch"}
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "inspect", "build"])
+@pytest.mark.parametrize("command", ["run", "verify", "inspect", "build", "doctor"])
 def test_the_help_of_a_runtime_command_loads_no_runtime(command):
     module, function = COMMANDS[command][0].split(":")
     found = loaded(f"from {module} import {function} as main; main(['--help'])")

@@ -25,6 +25,7 @@ def _blocks(kind: str) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the demo's files and the model the README's first command makes."""
+    pytest.importorskip("tensorrt_rtx")  # what it compiles needs no GPU
     path = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "sattn_edge" / "demo_data", path / "sattn-demo")
     for line in "".join(_blocks("console")).splitlines():
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_run_and_write_what_they_say(folder: Path) -> None:
-    assert len(_blocks("console")) == 3
+    assert len(_blocks("console")) == 4
     assert (folder / "har.onnx").is_file()
     assert (folder / "lowered.onnx").is_file()
     assert (folder / "decisions.jsonl").is_file()

@@ -33,6 +33,10 @@ class Heartbeat:
     def ends(self, what: str) -> None:
         """Nothing: the next line says it."""
 
+    def doing(self, what: str) -> None:
+        """Says so."""
+        tell(what)
+
 
 class Bar:
     """A bar of the steps of the outermost phase, with the innermost one's name; time alone where there are no phases.
@@ -75,6 +79,10 @@ class Bar:
     def ends(self, what: str) -> None:
         """The row is full."""
         self._shown.update(self._task, description=what, total=1, completed=1)
+
+    def doing(self, what: str) -> None:
+        """A row without a length."""
+        self._shown.add_task(what, total=None)
 
     def _described(self) -> str:
         return f"{self._what}: {self._open[-1][:40].lower()}" if self._open else self._what

@@ -34,6 +34,7 @@ from sattn_edge.errors import SattnEdgeError, UnavailableError, UsageError, did_
 from sattn_edge.files import digest
 from sattn_edge.lowering import FORMS, Target, lower
 from sattn_edge.model_file import ModelFile
+from sattn_edge.text import count
 from sattn_edge.windows import WindowSet, load_windows
 from sattn_runtime.build import Built, now
 from sattn_runtime.choice import Times
@@ -48,7 +49,7 @@ from sattn_runtime.tensorrt.candidates import (
     nothing_left,
     try_candidate,
 )
-from sattn_runtime.tensorrt.compile_process import Watcher
+from sattn_runtime.tensorrt.compile_process import Unwatched, Watcher
 from sattn_runtime.tensorrt.device import Device, device_or_reason
 from sattn_runtime.tensorrt.memory import available_bytes, workspace
 from sattn_runtime.tensorrt.shortcuts import choose_shortcut
@@ -176,7 +177,7 @@ class _Build:
     ) -> None:
         self._model, self._options, self._bindings, self._store = model, options, bindings, store
         self._device = None if options.request.arch is not None else device
-        self._watcher = watcher
+        self._watcher = watcher or Unwatched()
         self._notes: list[str] = []
 
     def run(self, subject: Subject, windows: WindowSet | None, waiting: Callable[[], None] | None) -> Built:
@@ -224,6 +225,8 @@ class _Build:
         compiled, candidate = tried[kept].compiled, tried[kept].candidate
         if compiled is None:
             raise RuntimeError("a candidate without an engine was chosen")
+        if self._device is not None:
+            self._watcher.doing("timing the ways to call it")
         shortcut, shortcuts = choose_shortcut(self._model, around, tried[kept], self._options.rounds)
         rounds = self._options.rounds if self._device is not None else 0
         manifest = Manifest(
@@ -288,6 +291,7 @@ class _Build:
         running = [i for i, t in enumerate(tried) if t.executor is not None]
         if not running:
             raise nothing_left(self._model, tried, self._options.request.precision)
+        self._watcher.doing(f"timing {count(len(running), 'engine')} on the GPU")
         times = self._time([tried[i] for i in running])
         candidates = [t.candidate for t in tried]
         fastest: list[int] = []  # one place in `running` for each precision

@@ -52,6 +52,9 @@ class Watcher(Protocol):
     def ends(self, what: str) -> None:
         """It has ended, one way or another."""
 
+    def doing(self, what: str) -> None:
+        """Something that is no compilation begins, and lasts until the next thing begins."""
+
 
 class Unwatched:
     """Nobody looks."""
@@ -69,6 +72,9 @@ class Unwatched:
         """Nothing."""
 
     def ends(self, what: str) -> None:
+        """Nothing."""
+
+    def doing(self, what: str) -> None:
         """Nothing."""
 
 

@@ -38,7 +38,7 @@ def find(store: EngineStore, model: ModelFile, options: EngineOptions, bindings:
         f"engine for {model.name}",
         _reason(near, subject, found.note),
         f"{RUNTIMES[bindings.backend]} runs what was built for this very device and release",
-        f"build it: {build_line(model, request)}",
+        f"build it: {build_line(model, _again(request, near))}",
     )
 
 
@@ -69,6 +69,16 @@ def nearest(there: list[Manifest], model: ModelFile, subject: Subject) -> Near |
     return min(reversed(mine), key=far, default=None)
 
 
+def _again(request: Request, near: Near | None) -> Request:
+    """What to build: as the one that is nearly right was built, where it is of the same precision."""
+    if near is None or near.manifest.subject.request.precision != request.precision:
+        return request
+    was = near.manifest.subject.request
+    return msgspec.structs.replace(
+        request, batch=was.batch, batch_range=was.batch_range, workspace_mib=was.workspace_mib
+    )
+
+
 def _reason(near: Near | None, subject: Subject, note: str | None) -> str:
     if near is None:
         return note or f"none was built in {subject.request.precision}"
@@ -91,6 +101,8 @@ def build_line(model: ModelFile, request: Request) -> str:
         words += ["--batch", str(request.batch)]
     if request.batch_range is not None:
         words += ["--batch-range", ",".join(map(str, request.batch_range))]
+    if request.workspace_mib is not None:
+        words += ["--workspace", str(request.workspace_mib)]
     if request.precision == BEST:
         words += ["--data", "windows.npz"]
     return shlex.join(words)

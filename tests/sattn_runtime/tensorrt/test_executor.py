@@ -203,10 +203,13 @@ def test_another_thread_is_refused(monkeypatch, tmp_path, path):
     ],
 )
 def test_cudas_errors_carry_their_name(executor, shortcut, fault, code):
-    with pytest.raises(CudaError, match=code) as caught:
+    def run_twice() -> None:
         one = executor(shortcut, faults=fault)
         for seed in range(2):
             one.run(windows(1, seed))
+
+    with pytest.raises(CudaError, match=code) as caught:
+        run_twice()
     assert caught.value.exit_code == 6
     assert caught.value.code == code
 
