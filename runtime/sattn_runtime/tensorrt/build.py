@@ -13,13 +13,10 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from sattn_edge.engine import AUTO
 from sattn_edge.engine_manifest import (
     BEST,
-    Candidate,
     Form,
     Judged,
     Manifest,
@@ -28,32 +25,29 @@ from sattn_edge.engine_manifest import (
     Subject,
     subject_of,
 )
-from sattn_edge.engine_onnxruntime import run_graph
 from sattn_edge.engine_store import EngineStore, default_store
 from sattn_edge.errors import SattnEdgeError, UnavailableError, UsageError, did_you_mean
 from sattn_edge.files import digest
-from sattn_edge.lowering import FORMS, Target, lower
+from sattn_edge.lowering import FORMS
 from sattn_edge.model_file import ModelFile
 from sattn_edge.text import count
 from sattn_edge.windows import WindowSet, load_windows
 from sattn_runtime.build import Built, now
-from sattn_runtime.choice import Times
-from sattn_runtime.tensorrt.accept import agreement
 from sattn_runtime.tensorrt.bindings import TENSORRT, Bindings, load
 from sattn_runtime.tensorrt.candidates import (
     PRECISIONS,
-    USUAL_FORM,
     Surroundings,
     Tried,
     forms_of,
     nothing_left,
     try_candidate,
 )
+from sattn_runtime.tensorrt.choose import Choice, Judging, by_kernels, by_time, time_on_gpu
 from sattn_runtime.tensorrt.compile_process import Unwatched, Watcher
 from sattn_runtime.tensorrt.device import Device, device_or_reason
 from sattn_runtime.tensorrt.memory import available_bytes, workspace
 from sattn_runtime.tensorrt.shortcuts import choose_shortcut
-from sattn_runtime.timing import CALLS, ROUNDS, WARM_UP, in_turns
+from sattn_runtime.timing import CALLS, ROUNDS, WARM_UP
 
 BUDGET_POINTS = 0.5
 _MOST_BATCH = 4096
@@ -221,30 +215,43 @@ class _Build:
             for precision in self._precisions()
             for form in forms_of(self._options.request)
         ]
-        kept, timed, reason = (self._by_kernels if self._device is None else self._by_time)(tried, windows)
-        compiled, candidate = tried[kept].compiled, tried[kept].candidate
-        if compiled is None:
+        choice = self._choose(tried, windows)
+        kept, candidate = tried[choice.kept], tried[choice.kept].candidate
+        if kept.compiled is None:
             raise RuntimeError("a candidate without an engine was chosen")
         if self._device is not None:
             self._watcher.doing("timing the ways to call it")
-        shortcut, shortcuts = choose_shortcut(self._model, around, tried[kept], self._options.rounds)
+        shortcut, shortcuts = choose_shortcut(self._model, around, kept, self._options.rounds)
         rounds = self._options.rounds if self._device is not None else 0
         manifest = Manifest(
             subject=subject,
             form=cast("Form", candidate.form),
-            reason=reason,
-            candidates=tuple(timed),
+            reason=choice.reason,
+            candidates=choice.candidates,
             measurement=Measurement(CALLS * rounds, rounds, WARM_UP if rounds else 0, "CUDA events"),
             created=now(),
-            plan=compiled.digest,
-            plan_bytes=len(compiled.plan),
+            plan=kept.compiled.digest,
+            plan_bytes=len(kept.compiled.plan),
             model=self._model.name,
             precision=candidate.precision,
             shortcut=shortcut,
             shortcuts=shortcuts,
             judged=None if windows is None else self._judged(windows),
         )
-        return manifest, compiled.plan
+        return manifest, kept.compiled.plan
+
+    def _choose(self, tried: Sequence[Tried], windows: WindowSet | None) -> Choice:
+        asked = self._options.request
+        if self._device is None:
+            return by_kernels(self._model, tried, asked)
+        running = [t for t in tried if t.executor is not None]
+        if not running:
+            raise nothing_left(self._model, tried, asked.precision)
+        self._watcher.doing(f"timing {count(len(running), 'engine')} on the GPU")
+        return by_time(self._model, tried, asked, time_on_gpu(running, self._options.rounds), self._judging(windows))
+
+    def _judging(self, windows: WindowSet | None) -> Judging | None:
+        return None if windows is None else Judging(windows.x, self._options.budget)
 
     def _surroundings(self) -> Surroundings:
         request = self._options.request
@@ -274,111 +281,3 @@ class _Build:
             self._notes.append("int8 was not tried: the model file carries no calibration table (sattn-calibrate)")
             return ("fp32", "fp16")
         return PRECISIONS
-
-    def _by_kernels(self, tried: Sequence[Tried], windows: WindowSet | None) -> tuple[int, list[Candidate], str]:  # noqa: ARG002
-        """The fewest kernels, the usual form where several have as few: all that can be said without a GPU."""
-        usable = [i for i, t in enumerate(tried) if t.compiled is not None and not t.candidate.left_out]
-        if not usable:
-            raise nothing_left(self._model, tried, self._options.request.precision)
-        kept = min(usable, key=lambda i: tried[i].candidate.kernels or 0)
-        if self._options.request.attention != AUTO:
-            return kept, [t.candidate for t in tried], "asked for"
-        reason = f"{tried[kept].candidate.kernels} kernels, the fewest; nothing here can run and time it"
-        return kept, [t.candidate for t in tried], reason
-
-    def _by_time(self, tried: Sequence[Tried], windows: WindowSet | None) -> tuple[int, list[Candidate], str]:
-        """The fastest on the GPU; with windows, of the precisions that keep to the budget on them."""
-        running = [i for i, t in enumerate(tried) if t.executor is not None]
-        if not running:
-            raise nothing_left(self._model, tried, self._options.request.precision)
-        self._watcher.doing(f"timing {count(len(running), 'engine')} on the GPU")
-        times = self._time([tried[i] for i in running])
-        candidates = [t.candidate for t in tried]
-        fastest: list[int] = []  # one place in `running` for each precision
-        reasons: dict[int, str] = {}
-        for precision in dict.fromkeys(candidates[i].precision for i in running):
-            mine = [j for j, i in enumerate(running) if candidates[i].precision == precision]
-            usual = next((j for j in mine if candidates[running[j]].form == USUAL_FORM), mine[0])
-            for j in mine:
-                won = times.rounds_won(j, usual) if j != usual else None
-                figures = {"median_us": round(times.median_us(j), 2), "rounds_won": won}
-                candidates[running[j]] = msgspec.structs.replace(candidates[running[j]], **figures)
-            best = times.best(mine, usual)
-            fastest.append(best)
-            reasons[best] = times.why(best, usual, candidates[running[usual]].form, len(mine) - 1)
-        if windows is None:
-            asked = self._options.request.attention != AUTO
-            return running[fastest[0]], candidates, "asked for" if asked else reasons[fastest[0]]
-        return self._best(tried, windows, candidates, [(running[j], j) for j in fastest], times)
-
-    def _time(self, tried: Sequence[Tried]) -> Times:
-        executors = [t.executor for t in tried if t.executor is not None]
-        for executor in executors:
-            executor.device_us(WARM_UP)
-        return Times(in_turns(len(executors), self._options.rounds, lambda i: executors[i].device_us(CALLS)))
-
-    def _best(
-        self,
-        tried: Sequence[Tried],
-        windows: WindowSet,
-        candidates: list[Candidate],
-        fastest: Sequence[tuple[int, int]],
-        times: Times,
-    ) -> tuple[int, list[Candidate], str]:
-        """Of the fastest of each precision, the fastest within the budget; a higher precision stays unless beaten."""
-        wanted = reference_logits(self._model, windows.x)
-        within = []
-        for i, j in fastest:
-            found = agreement(self._logits(tried[i], windows.x), wanted)
-            candidates[i] = msgspec.structs.replace(candidates[i], agreement=found)
-            if found.within(self._options.budget):
-                within.append((i, j))
-            else:
-                differ = f"{found.points:.3g} % of the labels differ, at margins up to {found.worst_margin:.2g}"
-                note = f"over the budget: {differ}"
-                candidates[i] = msgspec.structs.replace(candidates[i], note=note, left_out="over the budget")
-        if not within:
-            raise nothing_within(self._model, [candidates[i] for i, _ in fastest], self._options.budget)
-        kept, place = within[0]
-        for i, j in within[1:]:
-            if times.beats(j, place):
-                kept, place = i, j
-        return kept, candidates, best_reason(candidates, kept, [i for i, _ in fastest])
-
-    def _logits(self, tried: Tried, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        executor = tried.executor
-        if executor is None:
-            raise RuntimeError("a candidate that can't run was timed")
-        most = executor.batch.most
-        return np.concatenate([executor.run(x[i : i + most]) for i in range(0, len(x), most)])
-
-
-def reference_logits(model: ModelFile, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """FP32 on ONNX Runtime: what labels are compared with."""
-    return run_graph(lower(model.proto, Target("onnxruntime")).model, x, optimise=True)
-
-
-def best_reason(candidates: Sequence[Candidate], kept: int, fastest: Sequence[int]) -> str:
-    """Why a precision was kept, beside each of the others; that FP16 beats INT8 is said in so many words."""
-    mine = candidates[kept]
-    parts = []
-    for i in fastest:
-        other = candidates[i]
-        if i == kept or not mine.median_us or not other.median_us:
-            continue
-        ratio = mine.median_us / other.median_us
-        why = f" ({other.note})" if other.left_out else ""
-        parts.append(f"{ratio:.2f} of {other.precision}'s time{why}")
-    told = f"{mine.precision} within the budget, {', '.join(parts)}" if parts else f"{mine.precision}, the only one"
-    int8 = next((candidates[i] for i in fastest if candidates[i].precision == "int8"), None)
-    if mine.precision == "fp16" and int8 is not None and not int8.left_out:
-        return f"FP16 beats INT8 here: {told}"
-    return told
-
-
-def nothing_within(model: ModelFile, candidates: Sequence[Candidate], budget: float) -> SattnEdgeError:
-    """The error where not even one precision keeps to the budget."""
-    from sattn_edge.errors import QualityError
-
-    said = ", ".join(f"{c.precision}: {c.agreement.points:.3g} %" for c in candidates if c.agreement is not None)
-    return QualityError(model.name, f"labels differ from FP32's on the windows given ({said})", f"--budget {budget:g}")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import IO, Protocol
@@ -247,7 +247,13 @@ def _died(what: str, code: int, said: str, *, killed: bool, room: int) -> SattnE
 
 
 # As TensorRT and TensorRT-RTX write them: by name, or `cudaError 35`, `cudaError 100`.
-_NO_GPU = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaError 35", "cudaError 100", "no builder can be made")
+_NO_GPU = (
+    "cudaErrorInsufficientDriver",
+    "cudaErrorNoDevice",
+    "cudaError 35",
+    "cudaError 100",
+    "no builder can be made",
+)
 
 
 def _refused(outcome: Outcome, options: CompileOptions, what: str) -> SattnEdgeError:
@@ -272,8 +278,3 @@ def _refused(outcome: Outcome, options: CompileOptions, what: str) -> SattnEdgeE
     return QualityError(
         f"building {what}", f"{name} {outcome.release} makes no engine of it ({said or 'no reason given'})"
     )
-
-
-def with_workspace(options: CompileOptions, workspace_bytes: int) -> CompileOptions:
-    """The same options with another limit."""
-    return replace(options, workspace_bytes=workspace_bytes)

@@ -185,11 +185,12 @@ class Executor:
         return errors_of(logger(self._bindings).messages) or "TensorRT gave no reason"
 
     def close(self) -> None:
-        """Lets go of contexts; buffers and streams go with the CUDA context."""
+        """Lets go of contexts and engine, while there is a CUDA context; buffers and streams go with that."""
         for ready in self._ready.values():
             if ready.graph is not None:
                 self._cuda.destroy_graph(ready.graph)
         self._ready.clear()
+        self._engine = None
 
 
 def tensors_of(bindings: Bindings, engine: Any) -> Tensors:

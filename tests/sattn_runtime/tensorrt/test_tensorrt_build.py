@@ -14,8 +14,7 @@ from sattn_edge.engine_store import default_store
 from sattn_edge.errors import ModelFileError, QualityError, UnavailableError, UsageError
 from sattn_edge.lowering import FORMS
 from sattn_edge.model_file import load_model_file
-from sattn_runtime.tensorrt import build as module
-from sattn_runtime.tensorrt import build_report, shortcuts
+from sattn_runtime.tensorrt import build_report, choose, shortcuts
 from sattn_runtime.timing import CALLS
 from tests.helpers_device import calls
 from tests.helpers_model import logits_of
@@ -321,17 +320,14 @@ def test_a_lower_precision_that_is_no_faster_is_not_kept(path, monkeypatch, cloc
 
 
 def test_a_precision_over_the_budget_is_left_out_however_fast(path, monkeypatch, clock, data):
-    """INT8 gives every window another label: its first logit is lifted."""
+    """INT8 gives every window another label: its logits are those of other classes."""
     fake(monkeypatch, costs_us=[["quantize", 10.0], *COSTS[1:]])
-    logits = module._Build._logits
+    logits = choose.logits_of
 
-    def lifted(self, tried, x):
-        found = logits(self, tried, x)
-        if tried.candidate.precision == "int8":
-            found = np.roll(found, 1, axis=1)
-        return found
+    def rolled(tried, x):
+        return np.roll(logits(tried, x), int(tried.candidate.precision == "int8"), axis=1)
 
-    monkeypatch.setattr(module._Build, "_logits", lifted)
+    monkeypatch.setattr(choose, "logits_of", rolled)
     built = build_one(path, "best", data=data, budget=0.5)
     assert built.manifest.precision == "fp16"
     assert candidate(built, "gemm", "int8").left_out == "over the budget"
