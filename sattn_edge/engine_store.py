@@ -31,6 +31,7 @@ from sattn_edge.files import digest, write_atomic
 
 VARIABLE = "SATTN_EDGE_STORE"
 PLAN_SUFFIX = ".plan"
+REBUILD = "build it again with --retune"
 BUILDS = "build-"  # how the folders begin in which compilers work
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
@@ -81,8 +82,8 @@ class EngineStore:
         if path is None or self.root is None:
             return Found()
         try:
-            for folder in (self.root, path.parent):
-                _check_private(folder)
+            for place in (self.root, path.parent, path):
+                _check_private(place)
             data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return Found()
@@ -111,21 +112,19 @@ class EngineStore:
         """
         path = self.plan_path(manifest)
         if path is None or manifest.plan is None:
-            raise UnavailableError("engine", "its manifest names no engine file", todo="build it again with --retune")
+            raise UnavailableError("engine", "its manifest names no engine file", todo=REBUILD)
         try:
-            _check_private(path.parent)
-            _check_private(path)
+            for place in (path.parent, path.parent / _MANIFEST, path):
+                _check_private(place)
             data = path.read_bytes()
         except OSError as error:
-            raise UnavailableError(
-                "engine", f"'{path}' can't be read ({error.strerror})", todo="build it again with --retune"
-            ) from error
+            raise UnavailableError("engine", f"'{path}' can't be read ({error.strerror})", todo=REBUILD) from error
         if (found := digest(data)) != manifest.plan:
             raise DigestError(
                 "engine",
                 f"'{path}' has {found[:19]}, its manifest says {manifest.plan[:19]}",
                 "an engine is code, and runs only as it was written",
-                "build it again with --retune",
+                REBUILD,
             )
         return data
 
@@ -239,14 +238,15 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def _check_private(folder: Path) -> None:
-    found = folder.stat()
+def _check_private(place: Path) -> None:
+    found = place.stat()
     if found.st_uid not in (os.getuid(), 0):
         todo = f"name one of your own: {VARIABLE}=FOLDER"
-        raise UnavailableError("engine store", f"'{folder}' belongs to another user", "it holds what will be run", todo)
+        raise UnavailableError("engine store", f"'{place}' belongs to another user", "it holds what will be run", todo)
     if found.st_mode & _OTHERS_WRITE:
-        todo = f"chmod 700 '{folder}'"
-        raise UnavailableError("engine store", f"others can write '{folder}'", "it holds what will be run", todo)
+        mode = _PRIVATE if stat.S_ISDIR(found.st_mode) else _PRIVATE_FILE
+        todo = f"chmod {mode:o} '{place}'"
+        raise UnavailableError("engine store", f"others can write '{place}'", "it holds what will be run", todo)
 
 
 def _is_key(name: str) -> bool:
@@ -259,7 +259,7 @@ def _plan_name(plan: str) -> str:
 
 def _entry(folder: Path) -> Entry:
     path = folder / _MANIFEST
-    size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+    size = _size(folder)
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
@@ -269,6 +269,16 @@ def _entry(folder: Path) -> Entry:
     if manifest.subject.key != folder.name or manifest.version != VERSION:
         return Entry(folder, None, size, "its manifest is of something else")
     return Entry(folder, manifest, size)
+
+
+def _size(folder: Path) -> int:
+    """Bytes that lie there. Others may write and take away at the same time: what has just gone counts nothing."""
+    total = 0
+    with contextlib.suppress(OSError):  # the folder itself; reading its manifest tells the reason
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+    return total
 
 
 def _tidy(folder: Path, manifest: Manifest) -> None:

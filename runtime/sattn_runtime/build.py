@@ -79,14 +79,13 @@ def build(
     _check(options)
     store.prepare()  # before minutes are spent on what could not be kept
     subject = subject_of(model, request_of(options.engine), VERSION)
-    found = store.look_up(subject)
-    if found.manifest is not None and not options.retune:
-        return _remembered(model, store, found.manifest)
-    asked = now()
+    before = store.look_up(subject).manifest
+    if before is not None and not options.retune:
+        return _remembered(model, store, before)
     with store.building(waiting):
         # Somebody else may have measured the same while this process waited for its turn.
         found = store.look_up(subject)
-        if found.manifest is not None and (not options.retune or found.manifest.created > asked):
+        if found.manifest is not None and not (options.retune and found.manifest == before):
             return _remembered(model, store, found.manifest)
         manifest = _measure(model, options, subject)
         notes = () if found.note is None else (found.note,)

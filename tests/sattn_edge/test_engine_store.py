@@ -12,28 +12,13 @@ from sattn_edge.engine_manifest import Form, Manifest, Measurement, Platform, Re
 from sattn_edge.engine_store import EngineStore, default_store
 from sattn_edge.errors import UnavailableError
 from sattn_edge.lowering import FORMS
+from tests.helpers_store import SUBJECT as FULL
+from tests.helpers_store import manifest_of, single_changes
 
 PLATFORM = Platform("1.31.1", "a CPU", "x86_64", "0.1.0", ("avx2",))
 SUBJECT = Subject("sha256:1", None, Request("onnxruntime", "fp32"), PLATFORM)
 MANIFEST = Manifest(SUBJECT, "gemm", "faster", (), Measurement(200, 40, 10), "2026-01-01T00:00:00+00:00")
-OTHERS = [
-    msgspec.structs.replace(SUBJECT, graph="sha256:2"),
-    msgspec.structs.replace(SUBJECT, calibration="sha256:3"),
-    *[
-        msgspec.structs.replace(SUBJECT, request=msgspec.structs.replace(SUBJECT.request, **change))
-        for change in ({"backend": "x"}, {"precision": "int8"}, {"attention": "gemm"}, {"batch": 2}, {"threads": 2})
-    ],
-    *[
-        msgspec.structs.replace(SUBJECT, platform=msgspec.structs.replace(PLATFORM, **change))
-        for change in (
-            {"runtime": "2"},
-            {"cpu": "b"},
-            {"architecture": "arm"},
-            {"version": "9"},
-            {"features": ()},
-        )
-    ],
-]
+OTHERS = [subject for _, subject in single_changes(FULL)]
 
 
 @pytest.fixture
@@ -50,8 +35,8 @@ def test_what_was_remembered_is_found(store):
 
 
 def test_everything_a_choice_is_bound_to_is_in_its_key(store):
-    store.remember(MANIFEST)
-    assert len({s.key for s in (SUBJECT, *OTHERS)}) == 1 + len(OTHERS)
+    store.remember(manifest_of(None))
+    assert store.look_up(FULL).manifest is not None
     assert all(store.look_up(s).manifest is None for s in OTHERS)
 
 
@@ -67,14 +52,40 @@ def test_looking_up_makes_nothing(store):
     assert not store.root.parent.exists()
 
 
-def test_every_folder_it_makes_is_private(store):
-    before = os.umask(0)
+def modes(store: EngineStore, mask: int) -> dict[str, str]:
+    """The modes of everything the store makes under an umask."""
+    before = os.umask(mask)
     try:
-        path = store.remember(MANIFEST)
+        with store.building():
+            store.remember(manifest_of(b"plan"), b"plan")
     finally:
         os.umask(before)
-    for folder in (path.parent, store.root, store.root.parent):
-        assert folder.stat().st_mode & 0o777 == 0o700
+    assert store.root is not None
+    found = {"": store.root.parent, "store": store.root}
+    found |= {"folder" if p.is_dir() else p.suffix or p.name: p for p in store.root.rglob("*")}
+    return {name: f"{path.stat().st_mode & 0o777:o}" for name, path in found.items()}
+
+
+FOLDERS_AND_FILES = {"": "700", "store": "700", "folder": "700", "lock": "600", ".json": "600", ".plan": "600"}
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+def test_everything_it_makes_is_private_whatever_the_umask(store, mask):
+    assert modes(store, mask) == FOLDERS_AND_FILES
+
+
+def test_control_the_umask_alone_would_not_do(store, monkeypatch):
+    monkeypatch.setattr(engine_store, "_PRIVATE", 0o777)
+    monkeypatch.setattr(engine_store, "_PRIVATE_FILE", 0o666)
+    monkeypatch.setattr(engine_store, "_OTHERS_WRITE", 0)  # or it would refuse what it made
+    assert modes(store, 0) == {
+        "": "777",
+        "store": "777",
+        "folder": "777",
+        "lock": "666",
+        ".json": "666",
+        ".plan": "666",
+    }
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702])

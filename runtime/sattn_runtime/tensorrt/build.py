@@ -108,7 +108,7 @@ def check(options: TensorRTBuild) -> None:
         raise UsageError("--attention", f"got '{request.attention}'", did_you_mean(request.attention, (AUTO, *FORMS)))
     if request.threads != 1:
         raise UsageError("--threads", f"got {request.threads}", f"{request.backend} runs on the GPU", "leave it out")
-    _check_batch(request)
+    check_batch(request)
     if request.workspace_mib is not None and request.workspace_mib < 1:
         raise UsageError("--workspace", f"got {request.workspace_mib}", "MiB, 1 or more")
     if request.precision == BEST and options.data is None:
@@ -121,7 +121,8 @@ def check(options: TensorRTBuild) -> None:
         raise UsageError("--arch", f"got '{request.arch}'", "tensorrt builds for the GPU it runs on", "leave it out")
 
 
-def _check_batch(request: Request) -> None:
+def check_batch(request: Request) -> None:
+    """Raises UsageError for a batch or a range of batches that can't be."""
     if request.batch is not None and request.batch_range is not None:
         raise UsageError("--batch", "got --batch-range too", "one of the two")
     if request.batch is not None and not 1 <= request.batch <= _MOST_BATCH:
@@ -175,13 +176,14 @@ class _Build:
         self._notes: list[str] = []
 
     def run(self, subject: Subject, windows: WindowSet | None, waiting: Callable[[], None] | None) -> Built:
-        if not self._options.retune and (found := self._remembered(subject, windows)) is not None:
-            return found
-        asked = now()
+        before = self._remembered(subject, windows)
+        if before is not None and not self._options.retune:
+            return before
         with self._store.building(waiting):
-            # Somebody else may have built the same while this process waited for its turn.
+            # Somebody else may have built the same while this process waited for its turn. Not told by the time in
+            # the manifest: a board without a battery for its clock may be in the past of what it built itself.
             found = self._remembered(subject, windows)
-            if found is not None and (not self._options.retune or found.manifest.created > asked):
+            if found is not None and not (self._options.retune and found == before):
                 return found
             self._store.sweep()
             manifest, plan = self._make(subject, windows)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sattn_edge.contract import Contract
 from sattn_edge.engine import EngineInfo, EngineOptions, check_windows
 from sattn_edge.engine_manifest import Manifest, Request, Shortcut
-from sattn_edge.engine_store import EngineStore, default_store
+from sattn_edge.engine_store import REBUILD, EngineStore, default_store
 from sattn_edge.errors import SattnEdgeError, UnavailableError, UsageError
 from sattn_edge.model_file import ModelFile
 from sattn_runtime.tensorrt.bindings import Bindings, errors_of, logger
@@ -108,6 +108,8 @@ def _read(model: ModelFile, options: EngineOptions, device: Device, store: Engin
         again = find(store, model, options, device.bindings, device.gpu)
         if again.plan != manifest.plan:
             return again, store.read_plan(again)
+        if error.todo != REBUILD:  # a build mends no permissions
+            raise
         line = f"build it again: {build_line(model, manifest.subject.request)} --retune"
         raise type(error)(error.subject, error.found, error.allowed, line) from error
 

@@ -80,8 +80,10 @@ def _again(request: Request, near: Near | None) -> Request:
 
 
 def _reason(near: Near | None, subject: Subject, note: str | None) -> str:
+    if note is not None:  # it is there and can't be used: that tells more than what else there is
+        return note
     if near is None:
-        return note or f"none was built in {subject.request.precision}"
+        return f"none was built in {subject.request.precision}"
     if not near.why:
         return "the one in the store was compiled where nothing could run it, and never accepted"
     other = near.manifest.subject.request.precision
