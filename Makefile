@@ -6,6 +6,8 @@ BIN := .venv/bin
 DEVICE_BIN := .venv-device/bin
 DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
 FUZZ_COUNT ?= 20000
+# Two workers, each with whole modules: what a module makes once, like a compiled engine, is not made twice.
+WORKERS ?= -n 2 --dist loadfile
 # See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
 export ORT_DISABLE_TELEMETRY ?= 1
 
@@ -15,11 +17,11 @@ demo: .venv/.installed
 	$(BIN)/sattn demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 # The runtime on a device: no torch, the oldest onnxruntime and numpy in the field.
 test-device: .venv-device/.installed
-	$(DEVICE_BIN)/python -m pytest -m "not torch"
+	$(DEVICE_BIN)/python -m pytest -m "not torch" $(WORKERS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
@@ -54,5 +56,5 @@ clean:
 .venv-device/.installed: pyproject.toml constraints.txt
 	$(DEVICE_PYTHON) -m venv .venv-device
 	grep -v -e '^numpy' -e '^onnxruntime' constraints.txt > .venv-device/constraints.txt
-	$(DEVICE_BIN)/python -m pip install --quiet -c .venv-device/constraints.txt -e . $(DEVICE_PINS) pytest hypothesis
+	$(DEVICE_BIN)/python -m pip install --quiet -c .venv-device/constraints.txt -e . $(DEVICE_PINS) pytest pytest-xdist hypothesis
 	touch $@

@@ -54,8 +54,8 @@ class Bar:
 
     def begins(self, what: str) -> None:
         """A new row, without a length until the compiler tells one."""
-        self._what, self._root, self._open = what, ROOT_PHASE, []
-        self._task = self._shown.add_task(what, total=None)
+        self._root, self._open = ROOT_PHASE, []
+        self._next(what)
 
     def phase(self, name: str, parent: str, steps: int) -> None:
         """The first phase without a parent gives the length, the newest one below it the words."""
@@ -82,7 +82,14 @@ class Bar:
 
     def doing(self, what: str) -> None:
         """A row without a length."""
-        self._shown.add_task(what, total=None)
+        self._next(what)
+
+    def _next(self, what: str) -> None:
+        """A new row; the one before is full, since nobody says when something that is no compilation ends."""
+        if self._task is not None:
+            self.ends(self._what)
+        self._what = what
+        self._task = self._shown.add_task(what, total=None)
 
     def _described(self) -> str:
         return f"{self._what}: {self._open[-1][:40].lower()}" if self._open else self._what
@@ -98,5 +105,6 @@ def build_progress() -> Iterator[Watcher]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TimeElapsedColumn(), BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    # Without redirect_stdout=False, rich would send to stderr what is printed on stdout meanwhile.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as shown:
         yield Bar(shown)

@@ -10,8 +10,8 @@ import pytest
 
 from sattn_edge import engine_onnxruntime
 from sattn_edge.engine import EngineOptions, load_engine, open_engine
-from sattn_edge.engine_onnxruntime import VERSION, logits_in_float, request_of
 from sattn_edge.engine_manifest import Manifest, Measurement, subject_of
+from sattn_edge.engine_onnxruntime import VERSION, logits_in_float, request_of
 from sattn_edge.engine_store import default_store
 from sattn_edge.errors import DigestError, ModelFileError, UnavailableError, UsageError
 from sattn_edge.lowering import FORMS

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement
+from sattn_edge.errors import ModelFileError
 from sattn_edge.lowering import FORMS, Target, lower
 from tests.helpers_lowering import Layer, Network, build
+from tests.sattn_runtime.tensorrt.helpers_engines import kernels
 
 pytest.importorskip("tensorrt_rtx")
-
-from tests.helpers_rtx import BuildError, kernels
 
 NONE = Agreement(0, 0, 0.0, 0.0, 0.0)
 NETWORK = Network(tuple(Layer(width) for width in (16, 32, 64, 64)), series=64, modal=4, zero_scales=1)
@@ -40,5 +40,5 @@ def test_control_a_zero_point_is_refused():
     layers = tuple(LayerChoice(f"conv{i}", True, low=-1.0, high=6.0) for i in (1, 2, 3))
     placement = Placement("onnxruntime", "u8", layers, NONE, NONE, True)
     model = lower(build(NETWORK, np.float32), Target("onnxruntime", "gemm", "int8", batch=1, placement=placement)).model
-    with pytest.raises(BuildError, match="Non-zero zero point is not supported"):
+    with pytest.raises(ModelFileError, match="Non-zero zero point is not supported"):
         kernels(model)

@@ -67,7 +67,11 @@ def load(backend: str) -> Bindings:
         raise not_installed(backend) from error
     except (ImportError, OSError) as error:
         raise _broken(backend, error) from error
-    return Bindings(backend, module, str(getattr(module, "__version__", "unknown")), features_of(backend, module))
+    try:
+        features = features_of(backend, module)
+    except AttributeError as error:  # some other module of that name, or a mere folder
+        raise _broken(backend, error) from error
+    return Bindings(backend, module, str(getattr(module, "__version__", "unknown")), features)
 
 
 def features_of(backend: str, module: Any) -> Features:

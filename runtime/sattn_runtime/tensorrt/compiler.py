@@ -153,10 +153,10 @@ def configure(bindings: Bindings, builder: Any, config: Any, job: Job, name: str
 
 
 def _capability(trt: Any, arch: str | None) -> Any:
-    wanted = "CURRENT" if arch is None else arch.upper()
-    if not hasattr(trt.ComputeCapability, wanted):
-        raise RefusedError("architecture", ", ".join(architectures(trt)))
-    return getattr(trt.ComputeCapability, wanted)
+    known = architectures(trt)
+    if arch is not None and arch.lower() not in known:
+        raise RefusedError("architecture", ", ".join(known))
+    return getattr(trt.ComputeCapability, "CURRENT" if arch is None else arch.upper())
 
 
 def architectures(trt: Any) -> list[str]:

@@ -14,10 +14,9 @@ from sattn_edge.passes.inline import InlineFunctions
 from sattn_edge.passes.quantize_tensorrt import QuantizeTensorRT
 from sattn_edge.passes.raise_opset import RaiseOpset
 from tests.helpers_lowering import Layer, Network, build, rewrite
+from tests.sattn_runtime.tensorrt.helpers_engines import kernels
 
 pytest.importorskip("tensorrt_rtx")
-
-from tests.helpers_rtx import kernels
 
 NETWORK = Network(tuple(Layer(width) for width in (64, 128, 256, 512)), series=128, modal=9)
 INT8 = QuantizeTensorRT({f"conv{i}": LayerChoice(f"conv{i}", True, low=-4.0, high=4.0) for i in (1, 2, 3)})

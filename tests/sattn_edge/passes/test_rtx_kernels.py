@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from sattn_edge.errors import QualityError
 from sattn_edge.passes import Pass
 from sattn_edge.passes.fix_batch import FixBatch
 from sattn_edge.passes.gemm import ONNXRUNTIME, TENSORRT, TENSORRT_HALF, GemmForm, GemmOptions
 from sattn_edge.passes.inline import InlineFunctions
-from tests.helpers_lowering import Layer, Network, build, rewrite
+from sattn_runtime.tensorrt.layers import EngineLayer
+from tests.helpers_lowering import build, rewrite
+from tests.sattn_runtime.tensorrt.helpers_engines import REFERENCE, kernels
 
 pytest.importorskip("tensorrt_rtx")
 
-from tests.helpers_rtx import BuildError, Kernel, kernels, parse_layers
-
-REFERENCE = Network(tuple(Layer(width) for width in (64, 128, 256, 512)), series=128, modal=9, classes=6)
 SOURCE = build(REFERENCE, np.float32)
 
 
-def compiled(form: Sequence[Pass], batch: int = 1) -> list[Kernel]:
+def compiled(form: Sequence[Pass], batch: int = 1) -> Sequence[EngineLayer]:
     return kernels(rewrite(SOURCE, *form, InlineFunctions(), FixBatch(batch))[0])
 
 
-def computing(found: list[Kernel], node: str) -> list[int]:
+def computing(found: Sequence[EngineLayer], node: str) -> list[int]:
     """The kernels a node has a part in."""
     return [i for i, kernel in enumerate(found) if node in kernel.nodes]
 
@@ -47,17 +47,5 @@ def test_control_the_source_graph_and_the_form_for_onnxruntime_are_more() -> Non
 
 def test_a_graph_the_compiler_refuses_is_an_error_with_its_words() -> None:
     broken, _ = rewrite(SOURCE, InlineFunctions())  # the batch is free and nothing says how large
-    with pytest.raises(BuildError, match="optimization profile"):
+    with pytest.raises(QualityError, match="optimization profile"):
         kernels(broken)
-
-
-def test_the_log_is_read_up_to_the_inputs() -> None:
-    text = (
-        "Layers:\nName: a_0, LayerType: kgen, Inputs: [ { Name: x } ], Metadata: [ONNX Layer: one]\x1f[ONNX Layer: two]"
-        "\nName: b_1, LayerType: correlation, Inputs: [], Metadata: \n\n"
-        "I/O Tensors:\n Name: x, LayerType: no, Metadata: \n"
-    )
-    assert parse_layers(text) == [
-        {"name": "a_0", "kind": "kgen", "nodes": ["one", "two"]},
-        {"name": "b_1", "kind": "correlation", "nodes": []},
-    ]

@@ -10,6 +10,8 @@ from onnx import ModelProto
 
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement
 from sattn_edge.lowering import Lowered, Target, lower, pass_list
+from sattn_runtime.tensorrt.compile_process import CompileOptions, compile_graph
+from sattn_runtime.tensorrt.job import Profile
 from sattn_runtime.tensorrt.layers import EngineLayer, EngineTensor, parse_layers
 from tests.helpers_lowering import Layer, Network, build
 
@@ -57,10 +59,11 @@ def compiled(
     network: str, form: str, precision: str, arch: str = "SM86", *, ranged: bool = False
 ) -> tuple[ModelProto, tuple[EngineLayer, ...]]:
     """One of NETWORKS lowered, and the kernels TensorRT-RTX makes of it, with no GPU."""
-    from sattn_runtime.tensorrt.compile_process import CompileOptions, compile_graph
-    from sattn_runtime.tensorrt.job import Profile
-
     model = lowered(NETWORKS[network], form, precision, ranged=ranged).model
-    profile = Profile(1, 4, 8) if ranged else None
+    return model, kernels(model, arch, Profile(1, 4, 8) if ranged else None)
+
+
+def kernels(model: ModelProto, arch: str = "SM86", profile: Profile | None = None) -> tuple[EngineLayer, ...]:
+    """What TensorRT-RTX makes of a graph, with no GPU. Raises what `compile_graph` does."""
     made = compile_graph(model, CompileOptions("tensorrt-rtx", 1 << 30, profile=profile, arch=arch))
-    return model, parse_layers(made.layers_text)
+    return parse_layers(made.layers_text)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sattn_edge.lowering import FORMS
-from tests.helpers_rtx import parse_layers
+from sattn_runtime.tensorrt.layers import SHAPE_CALL, parse_layers
 from tests.sattn_runtime.testing.helpers_fake_tensorrt import CLASSIC, RTX, Process, graph
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
@@ -132,8 +132,8 @@ def test_rtx_logs_its_layers_while_it_builds(monkeypatch, precision):
     (text,) = (text for severity, text in process.messages if severity == "VERBOSE")
     rows = parse_layers(text)
     told = process.layers(engine)
-    assert [row["name"] for row in rows] == [layer["Name"] for layer in told]
-    assert [row["nodes"] for row in rows] == [nodes(layer) for layer in told]
+    assert [row.name for row in rows] == [layer["Name"] for layer in told]
+    assert [row.nodes for row in rows] == [tuple(nodes(layer)) for layer in told]
     assert ("Datatype: Int8" in text) == (precision == "int8")
     assert " Name: window, IOMode: Input, DataType: Float, Dimensions: [1,1,32,3]" in text
 
@@ -145,7 +145,7 @@ def test_rtx_has_one_more_layer_for_a_free_axis(monkeypatch):
     config.add_optimization_profile(profile)
     process.plan(graph(free=True), config)
     text = process.said("VERBOSE")
-    assert [row["kind"] for row in parse_layers(text)].count("shape_call") == 1
+    assert [row.kind for row in parse_layers(text)].count(SHAPE_CALL) == 1
     assert "MinShape: [1,1,32,3], OptShape: [2,1,32,3], MaxShape: [4,1,32,3]" in text
     fixed = Process(monkeypatch, "tensorrt_rtx")
     fixed.plan(graph("reference"))
