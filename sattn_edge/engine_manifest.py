@@ -166,8 +166,7 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the store remembers. `form` in `precision` was kept, for `reason`.
 
-    model: what the file was called, for people. plan: digest of the engine file beside it, if any. notes: what a
-    person should know whenever the engine is used.
+    model: what the file was called, for people. plan: digest of the engine file beside it, if any.
     """
 
     subject: Subject
@@ -183,7 +182,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shortcut: Shortcut | None = None
     shortcuts: tuple[ShortcutTime, ...] = ()
     judged: Judged | None = None
-    notes: tuple[str, ...] = ()
     version: int = VERSION
 
     @property

@@ -22,7 +22,7 @@ def as_data(built: Built) -> dict[str, Any]:
         "remembered": built.remembered,
         "accepted": built.manifest.accepted,
         **manifest,
-        "notes": [*built.manifest.notes, *built.notes],
+        "notes": list(built.notes),
     }
 
 
@@ -50,7 +50,7 @@ def as_text(built: Built) -> list[str]:
             ]
         ),
     ]
-    return [*lines, *[f"note: {note}" for note in (*manifest.notes, *built.notes)]]
+    return [*lines, *[f"note: {note}" for note in built.notes]]
 
 
 _HEADER = ("form", "precision", "kernels", "median us", "rounds won", "difference", "")

@@ -151,5 +151,4 @@ def info_of(manifest: Manifest, model: ModelFile, device: Device) -> EngineInfo:
         threads=1,
         graph_digest=model.graph_digest,
         attention=manifest.form,
-        notes=manifest.notes,
     )
