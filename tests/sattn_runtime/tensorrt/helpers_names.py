@@ -12,11 +12,14 @@ MODULE = ""
 
 @dataclass(frozen=True)
 class Use:
-    """A name taken on something of the bindings: `IBuilderConfig.set_flag` is ("IBuilderConfig", "set_flag")."""
+    """A name taken on something of the bindings: `IBuilderConfig.set_flag` is ("IBuilderConfig", "set_flag").
+
+    asked: in a `hasattr` or `getattr`.
+    """
 
     kind: str
     name: str
-    line: int
+    asked: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -33,16 +36,16 @@ class Names:
         """Attributes that are taken or set, names that are asked for in words, methods that are overridden."""
         for node in ast.walk(self._tree):
             if isinstance(node, ast.Attribute) and (kind := self.kind_of(node.value)) is not None:
-                yield Use(kind, node.attr, node.lineno)
+                yield Use(kind, node.attr)
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr"):
                 of, name = node.args[:2]
                 if (kind := self.kind_of(of)) is not None and isinstance(name, ast.Constant):
-                    yield Use(kind, str(name.value), node.lineno)
+                    yield Use(kind, str(name.value), asked=True)
             elif isinstance(node, ast.ClassDef):
                 for base in node.bases:
                     if isinstance(base, ast.Attribute) and self.kind_of(base.value) == MODULE:
                         methods = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
-                        yield from (Use(base.attr, name, node.lineno) for name in methods if name != "__init__")
+                        yield from (Use(base.attr, name) for name in methods if name != "__init__")
 
     def kind_of(self, node: ast.expr) -> str | None:
         """The class of an expression, None where it is not of the bindings.

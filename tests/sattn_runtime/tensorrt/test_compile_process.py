@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sattn_edge.engine_store import BUILDS
 from sattn_edge.errors import QualityError, SattnEdgeError, UnavailableError
 from sattn_edge.files import digest
 from sattn_runtime.tensorrt import compile_process
@@ -244,6 +245,8 @@ class TestHangs:
 
         def interrupt() -> None:
             if (place / "seen").exists():
+                (parts,) = folder.iterdir()  # private, and called what the store sweeps if all of this is killed
+                assert (parts.name.startswith(BUILDS), parts.stat().st_mode & 0o777) == (True, 0o700)
                 found.append(waited_for(place / "seen"))
                 raise KeyboardInterrupt
 

@@ -118,7 +118,7 @@ class TestFake:
         assert (fixed["batch"], fixed["shape_kernels"]) == (4, 0)
         assert ranged["kernels"] == fixed["kernels"] + 1
 
-    @pytest.mark.parametrize(("release", "precision"), list(zip(RELEASES, 2 * PRECISIONS[::-1], strict=True)))
+    @pytest.mark.parametrize(("release", "precision"), [*zip(RELEASES, 2 * PRECISIONS[::-1], strict=True)])
     def test_on_a_device_tensorrt_itself_is_asked(self, cli, path, monkeypatch, release, precision):
         """Before 11 its log has no list that can be read, but the engine has, on its GPU."""
         fake(monkeypatch, release=release)
