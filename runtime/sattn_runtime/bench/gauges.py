@@ -100,7 +100,7 @@ class Sampler:
 
 
 def _open(tree: Tree, path: str) -> int | None:
-    """A handle on a regular file, None where there is none. A pipe would be waited for, so it is not opened to block."""
+    """A handle on a regular file, None where there is none. It does not block: a pipe would be waited for."""
     try:
         handle = os.open(tree.host_path(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

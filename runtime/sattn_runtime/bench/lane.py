@@ -7,6 +7,7 @@ sensors in step fill a ring each, and the windows that end together go to the en
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from time import monotonic_ns, sleep
 
 import numpy as np
@@ -19,6 +20,7 @@ from sattn_runtime.decision import Smoother
 from sattn_runtime.latency import Latency
 from sattn_runtime.ring import Ring
 from sattn_runtime.sources.base import Chunk
+from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
 
 _NS = 1_000_000_000
@@ -73,6 +75,16 @@ class _Batched:
             yield (*spent, copied_out - inferred, monotonic_ns() - copied_out)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """When it was, in monotonic ns; how many windows; their median latency."""
+
+    began_ns: int
+    ended_ns: int
+    windows: int
+    p50_us: float
+
+
 class Lane:
     """A configuration in one mode; it is given its turns one by one, and goes on where it stopped.
 
@@ -95,9 +107,7 @@ class Lane:
     ) -> None:
         self.configuration, self.mode, self.engine = configuration, mode, engine
         self.latency = Latency(deadline_ns)
-        self.turns: list[tuple[int, int]] = []  # (began, ended) in monotonic ns
-        self.turn_windows: list[int] = []
-        self.turn_p50_us: list[float] = []
+        self.turns: list[Turn] = []
         hop, window = configuration.hop, engine.contract.window
         self._feed = Feed(samples, max(hop, window))
         self._period_ns = period_ns
@@ -112,8 +122,8 @@ class Lane:
         """From one window to the next at the pace of the run."""
         return self.configuration.hop * self._period_ns
 
-    def turn(self, *, windows: int | None = None, seconds: float | None = None) -> None:
-        """Runs until so many windows are decided, or so much time is over, whichever is given.
+    def turn(self, *, hops: int | None, seconds: float, stop: Stop) -> None:
+        """Runs so many hops, or for so long where `hops` is None; a stop ends it earlier.
 
         What the lane before it left in the caches is met by one hop that is not counted.
         """
@@ -121,25 +131,17 @@ class Lane:
         self.latency.new_stream()
         for _ in self._streams.process(Chunk(self._feed.take(hop), None, 0, None, True)):
             pass
-        before = self.latency.total.count
-        began = monotonic_ns()
-        until = None if seconds is None else began + round(seconds * _NS)
-        hops = None if windows is None else -(-windows // self.configuration.batch)
-        done = 0
         totals: list[int] = []
-        while hops is None or done < hops:
+        done, began = 0, monotonic_ns()
+        until = began + round(seconds * _NS)
+        while not stop.asked and (done < hops if hops is not None else not done or monotonic_ns() < until):
             done += 1
             arrival = self._wait(began, done)
             for spent in self._streams.process(Chunk(self._feed.take(hop), arrival, period, None, True)):
-                now = monotonic_ns()
-                self.latency.add(spent, 0, now)
+                self.latency.add(spent, 0, monotonic_ns())
                 totals.append(sum(spent))
-            if until is not None and self._is_over(began, done, until):
-                break
         self.latency.fold()
-        self.turns.append((began, monotonic_ns()))
-        self.turn_windows.append(self.latency.total.count - before)
-        self.turn_p50_us.append(float(np.median(totals)) / 1000)
+        self.turns.append(Turn(began, monotonic_ns(), len(totals), float(np.median(totals or [0])) / 1000))
 
     def _wait(self, began: int, hop: int) -> int | None:
         """Sleeps until a hop's last sample is due, on a schedule that no stall moves; None without a schedule."""
@@ -150,9 +152,3 @@ class Lane:
         if ahead > 0:
             sleep(ahead / _NS)
         return arrival
-
-    def _is_over(self, began: int, done: int, until: int) -> bool:
-        """Whether the next hop would end after the turn. A schedule is followed to its end, however late it runs."""
-        if self.mode == "paced":
-            return began + round((done + 1) * self.hop_ns) > until
-        return monotonic_ns() >= until

@@ -71,8 +71,8 @@ def power_gauges(tree: Tree) -> list[Gauge]:
 
 def _hwmon(tree: Tree, folder: str) -> list[Gauge]:
     if tree.exists(f"{folder}/power1_input"):
-        rail = tree.line(f"{folder}/power1_label") or tree.line(f"{folder}/in1_label") or _TOTALS[0]
-        return [Gauge("watt", rail, f"{folder}/power1_input", 1e-6)]
+        named = tree.line(f"{folder}/power1_label") or tree.line(f"{folder}/in1_label") or _TOTALS[0]
+        return [Gauge("watt", named, f"{folder}/power1_input", 1e-6)]
     gauges = []
     for i in _CHANNELS:
         rail = tree.line(f"{folder}/in{i}_label")
