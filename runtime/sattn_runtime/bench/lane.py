@@ -113,14 +113,21 @@ class Lane:
         self._period_ns = period_ns
         single = configuration.batch == 1
         self._streams = _Single(engine, hop) if single else _Batched(engine, hop, configuration.batch)
-        # Its streams hold all but the last hop of a window, so that every turn's first hop completes one.
-        for _ in self._streams.process(Chunk(self._feed.take(window), None, 0, None, True)):
-            pass
+        self._pass_by(window)  # from here on every hop completes a window
 
     @property
     def hop_ns(self) -> float:
         """From one window to the next at the pace of the run."""
         return self.configuration.hop * self._period_ns
+
+    def warm_up(self, hops: int) -> None:
+        """Decides the windows of so many hops, uncounted."""
+        for _ in range(hops):
+            self._pass_by(self.configuration.hop)
+
+    def _pass_by(self, samples: int) -> None:
+        for _ in self._streams.process(Chunk(self._feed.take(samples), None, 0, None, True)):
+            pass
 
     def turn(self, *, hops: int | None, seconds: float, stop: Stop) -> None:
         """Runs so many hops, or for so long where `hops` is None; a stop ends it earlier.
@@ -129,8 +136,7 @@ class Lane:
         """
         hop, period = self.configuration.hop, round(self._period_ns)
         self.latency.new_stream()
-        for _ in self._streams.process(Chunk(self._feed.take(hop), None, 0, None, True)):
-            pass
+        self._pass_by(hop)
         totals: list[int] = []
         done, began = 0, monotonic_ns()
         until = began + round(seconds * _NS)

@@ -11,7 +11,7 @@ import numpy as np
 from sattn_runtime.bench.gauges import Track
 from sattn_runtime.bench.results import Clock, Context, Stability
 
-# How far a clock may be below its highest. Readings of x86 clocks are means of counters and scatter by a percent or two.
+# How far a clock may be below its highest. Readings of x86 clocks are means of counters: they scatter by a percent.
 CLOCK_SPREAD = 0.05
 # CPU time that others may take, as a part of all cores this process may use; and what a hypervisor may.
 OTHERS = 0.10
