@@ -24,7 +24,7 @@ class BenchOptions:
 
     seconds: for each configuration and mode; windows: so many in place of it. speed: pace of the sensor, 1.0 is real
     time. data: `windows.npz` or a recording, None the golden windows. deadline_ms: None is one hop at that pace.
-    root: where the device's files are read, `/` but in tests.
+    max_p99_ms: what `check_budget` allows. root: where the device's files are read, `/` but in tests.
     """
 
     model: str
@@ -40,6 +40,7 @@ class BenchOptions:
     speed: float = 1.0
     data: str | None = None
     deadline_ms: float | None = None
+    max_p99_ms: float | None = None
     root: Path = Path("/")
 
 
@@ -69,8 +70,9 @@ def check(options: BenchOptions) -> None:
     for name, seconds in (("--seconds", options.seconds), ("--speed", options.speed)):
         if not 0 < seconds < float("inf"):
             raise UsageError(name, f"got {seconds:g}", "a number above 0")
-    if options.deadline_ms is not None and not options.deadline_ms > 0:
-        raise UsageError("--deadline-ms", f"got {options.deadline_ms:g}", "milliseconds, above 0")
+    for name, limit in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
+        if limit is not None and not limit > 0:
+            raise UsageError(name, f"got {limit:g}", "milliseconds, above 0")
     if options.windows is not None and options.windows < 1:
         raise UsageError("--windows", f"got {options.windows}", "1 or more")
     many = len(configurations(options, 1))
