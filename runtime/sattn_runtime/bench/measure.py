@@ -142,18 +142,20 @@ def _engine(
 def _run(setting: Setting, lanes: list[Lane], cold: dict[int, Cold], stop: Stop, progress: Progress | None) -> Run:
     tree = setting.tree
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    before = read_context(tree)
     watched = gauges(tree)
+    before, told = read_context(tree), monotonic_ns()
     began = monotonic_ns()
     with Sampler(tree, watched) as sampler, _meter(tree, watched) as other:
         _rounds(setting.options, lanes, stop, progress)
     ended = monotonic_ns()
+    after = read_context(tree)
     return Run(
         setting=setting,
         lanes=tuple(lane for lane in lanes if lane.latency.total.count),
         cold=cold,
         before=before,
-        after=read_context(tree),
+        after=after,
+        between_s=(monotonic_ns() - told) / 1e9,
         track=sampler.track(),
         metered=other.readings(),
         started=started,

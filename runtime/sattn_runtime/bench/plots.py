@@ -107,10 +107,11 @@ def _deadlines(axes: Axes, rows: Sequence[Measurement]) -> None:
         axes.axhline(deadline_us / 1000, color=MUTED, linestyle=":", linewidth=1.2)
         axes.annotate(
             f"deadline {deadline_us / 1000:g} ms",
-            (0, deadline_us / 1000),
+            (1, deadline_us / 1000),
             xycoords=("axes fraction", "data"),
-            xytext=(3, 3),
+            xytext=(-3, -9),
             textcoords="offset points",
+            ha="right",
             color=MUTED,
             fontsize=8,
         )
@@ -147,7 +148,7 @@ def _ratios(mode: str, rows: Sequence[Measurement], names: Sequence[str]) -> Plo
     axes.set_yticks(range(len(rows)), labels=[clip_name(name) for name in names])
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.margins(x=0.1)
-    axes.set_xlabel("median latency over that of the first (below 1 is faster)")
+    axes.set_xlabel("median over the first one's (below 1: faster)")
     axes.grid(axis="x")
     text = "The median over the rounds; the bar is the middle half of them. Each round had every configuration."
     return _plot(mode, "ratios", "Beside the first", text, figure)

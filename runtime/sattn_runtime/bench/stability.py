@@ -16,10 +16,14 @@ CLOCK_SPREAD = 0.05
 # CPU time that others may take, as a part of all cores this process may use; and what a hypervisor may.
 OTHERS = 0.10
 STOLEN = 0.02
+_TICKS_S = 0.02  # the kernel counts a core's time in ticks of 10 ms, at both ends
 
 
 def judge(before: Context, after: Context, track: Track, elapsed_s: float, *, on_gpu: bool) -> Stability:
-    """Holds the two ends, and what was told between them, against each other. on_gpu: an engine ran there."""
+    """Holds the two ends, `elapsed_s` apart, and what was told between them, against each other.
+
+    on_gpu: an engine ran there.
+    """
     reasons = [*_clocks(before, track, on_gpu), *_settings(before, after, on_gpu), *_heat(before, after, track)]
     reasons += _load(before, after, elapsed_s)
     not_told = []
@@ -90,7 +94,7 @@ def _load(before: Context, after: Context, elapsed_s: float) -> list[str]:
     if before.busy_s is None or after.busy_s is None or elapsed_s <= 0:
         return []
     room_s = elapsed_s * before.cpus
-    others_s = after.busy_s - before.busy_s - (after.own_s - before.own_s)
+    others_s = after.busy_s - before.busy_s - (after.own_s - before.own_s) - _TICKS_S * before.cpus
     if others_s > OTHERS * room_s:
         reasons.append(f"other processes took {others_s / elapsed_s:.2f} of {before.cpus} cores; stop them")
     stolen_s = (after.stolen_s or 0.0) - (before.stolen_s or 0.0)

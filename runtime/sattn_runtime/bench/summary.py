@@ -40,13 +40,17 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Everything that was measured. cold: by id of the engine. metered: times and rails of tegrastats, where it ran."""
+    """Everything that was measured.
+
+    cold: by id of the engine. between_s: from context to context. metered: times and rails of tegrastats, if it ran.
+    """
 
     setting: Setting
     lanes: tuple[Lane, ...]
     cold: dict[int, Cold]
     before: Context
     after: Context
+    between_s: float
     track: Track
     metered: tuple[NDArray[np.int64], _Rails]
     started: str
@@ -77,7 +81,7 @@ def summarise(run: Run) -> Bench:
         started=run.started,
         elapsed_s=round(elapsed_s, 3),
         stopped=run.stopped,
-        stability=judge(run.before, run.after, run.track, elapsed_s, on_gpu=on_gpu),
+        stability=judge(run.before, run.after, run.track, run.between_s, on_gpu=on_gpu),
         before=run.before,
         after=run.after,
         measurements=tuple(_measurement(lane, _first(lane, run.lanes), run, power) for lane in run.lanes),
@@ -159,7 +163,7 @@ def _energy(lane: Lane, power: Power | None) -> Energy | None:
     if not seconds:
         return None
     each = joules / lane.latency.total.count
-    return Energy(power.basis, round(joules / seconds, 4), float(f"{each:.4g}"), round(seconds, 3))
+    return Energy(power.basis, round(joules / seconds, 4), float(f"{each:.4g}"), round(seconds, 6))
 
 
 def _series(run: Run, power: Power | None) -> Series:

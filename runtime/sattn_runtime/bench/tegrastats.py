@@ -98,9 +98,9 @@ def _clock(engine: re.Match[str] | None) -> int | None:
     """`@1300` or the fastest of `@[1300,1298]`."""
     if engine is None:
         return None
-    if engine[5] is not None:
-        return int(engine[5])
-    parts = [int(part) for part in (engine[4] or "").split(",") if part]
+    if engine[4] is not None:
+        return int(engine[4])
+    parts = [int(part) for part in (engine[3] or "").split(",") if part]
     return max(parts, default=None)
 
 
