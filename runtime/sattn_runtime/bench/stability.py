@@ -46,15 +46,16 @@ def _clocks(before: Context, track: Track, on_gpu: bool) -> list[str]:
     reasons = []
     cores = track.of_kind("cpu")
     if cores:
-        reasons += _moved("CPU", np.max(np.nan_to_num(np.array(list(cores.values()))), axis=0), lock)
+        reasons += _moved("CPU", np.fmax.reduce(np.array(list(cores.values()))), lock)
     if on_gpu:
         for clock in track.of_kind("gpu").values():
-            reasons += _moved("GPU", np.nan_to_num(clock), lock)
+            reasons += _moved("GPU", clock, lock)
     return reasons
 
 
 def _moved(what: str, clock_mhz: np.ndarray[tuple[int, ...], np.dtype[np.float64]], lock: str) -> list[str]:
-    low, high = float(clock_mhz.min()), float(clock_mhz.max())
+    # A moment without a reading tells nothing; a clock that is off says 0.
+    low, high = float(np.nanmin(clock_mhz)), float(np.nanmax(clock_mhz))
     if high - low <= CLOCK_SPREAD * high:
         return []
     return [f"the {what} clock moved between {low:.0f} and {high:.0f} MHz; lock it: {lock}"]

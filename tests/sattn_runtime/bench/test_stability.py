@@ -52,6 +52,14 @@ def test_a_core_that_rests_is_no_clock_that_moved():
     assert verdict(seen=track(cpu=[[1000.0, 400.0], [400.0, 1000.0], [1000.0, 1000.0]])).stable
 
 
+def test_a_moment_without_a_reading_is_no_clock_that_moved():
+    lost = float("nan")
+    assert verdict(seen=track(cpu=[[1000.0, 1000.0], [lost, lost], [lost, 1000.0]])).stable
+    assert not verdict(seen=track(cpu=[[1000.0, 1000.0], [lost, lost], [lost, 500.0]])).stable
+    assert verdict(seen=track(gpu=[[900.0], [lost], [900.0]]), on_gpu=True).stable
+    assert not verdict(seen=track(gpu=[[900.0], [0.0], [900.0]]), on_gpu=True).stable  # off is told
+
+
 def test_the_gpus_clock_counts_where_the_gpu_is_used():
     moved = track(gpu=[[900.0], [300.0], [0.0]])
     assert verdict(seen=moved).stable
