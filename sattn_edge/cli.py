@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": ("sattn_runtime.commands:verify_main", "Replay a model file's golden windows on an engine."),
     "inspect": ("sattn_runtime.inspect_commands:inspect_main", "Show what a model file holds."),
     "run": ("sattn_runtime.commands:run_main", "Run a model file on a stream, with a latency report."),
+    "bench": ("sattn_runtime.bench_commands:bench_main", "Measure a model file's latency on this device."),
     "doctor": ("sattn_runtime.doctor_commands:doctor_main", "Tell what this device lacks, and how to mend it."),
     "demo": ("sattn_edge.demo:demo_main", "Do all of it on real data shipped with the package."),
 }

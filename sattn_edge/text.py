@@ -53,3 +53,8 @@ def microseconds(value_us: float) -> str:
     if value_us < 1_000_000:
         return f"{value_us / 1000:.2f} ms"
     return f"{value_us / 1e6:.2f} s"
+
+
+def printable(text: str) -> str:
+    """What a file says is whoever's made it: it steers no terminal, and is text that any encoding takes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

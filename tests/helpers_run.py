@@ -23,6 +23,7 @@ ENTRY = {
     "sattn-verify": "sattn_runtime.commands:verify_main",
     "sattn-inspect": "sattn_runtime.inspect_commands:inspect_main",
     "sattn-build": "sattn_runtime.build_commands:build_main",
+    "sattn-bench": "sattn_runtime.bench_commands:bench_main",
     "sattn-doctor": "sattn_runtime.doctor_commands:doctor_main",
 }
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from sattn_calibration.histogram import Histogram
 from sattn_calibration.pipeline import Calibration
-from sattn_calibration.plot_style import (
+from sattn_calibration.report_data import Row
+from sattn_edge.calibration_table import CLEAR_MARGIN
+from sattn_edge.contract import Channel
+from sattn_edge.plot_style import (
     FILL,
     FIRST,
     INK,
@@ -24,10 +27,8 @@ from sattn_calibration.plot_style import (
     styled,
     svg_of,
 )
-from sattn_calibration.report_data import Row, printable
-from sattn_edge.calibration_table import CLEAR_MARGIN
-from sattn_edge.contract import Channel
 from sattn_edge.statistics import channel_statistics
+from sattn_edge.text import printable
 
 _COLOURS = {"onnxruntime": FIRST, "tensorrt": SECOND}
 _MARKERS = {"onnxruntime": "o", "tensorrt": "s"}

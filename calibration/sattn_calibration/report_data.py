@@ -15,6 +15,7 @@ from sattn_calibration.pipeline import Calibration, Flip
 from sattn_edge._version import __version__
 from sattn_edge.calibration_table import CLEAR_MARGIN, Agreement, LayerChoice
 from sattn_edge.model_file import with_calibration
+from sattn_edge.text import printable
 
 HIGHER = {"onnxruntime": "FP32", "tensorrt": "FP16"}
 """What a layer that stays out of INT8 runs in, by target."""
@@ -56,11 +57,6 @@ def as_data(result: Calibration) -> Row:
         "warnings": warnings(result),
     }
     return dict(_printable(msgspec.to_builtins(rows)))
-
-
-def printable(text: str) -> str:
-    """What a file says is whoever's made it: it steers no terminal, and is text that any encoding takes."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _printable(value: Any) -> Any:

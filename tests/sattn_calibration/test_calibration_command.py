@@ -16,6 +16,7 @@ from sattn_calibration import report_html
 from sattn_calibration.choice import Tried
 from sattn_calibration.commands import calibrate_main
 from sattn_calibration.progress import progress, progress_line
+from sattn_edge import report_files
 from sattn_edge.calibration_table import Agreement
 from sattn_edge.model_file import load_model_file
 from tests.helpers_data import ROOT
@@ -163,7 +164,7 @@ def test_errors_have_their_code_and_write_nothing(name: str, as_json: bool, run:
 
 
 def test_a_missing_package_is_told_before_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_html, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_files, "find_spec", lambda name: None)
     monkeypatch.setattr("sattn_calibration.pipeline.calibrate", lambda *_: pytest.fail("the work began"))
     code, out, err = run(*GOOD, "--report", "never")
     assert (code, out) == (6, "")

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from sattn_calibration import report_html
 from sattn_calibration.collect import Observation
 from sattn_calibration.histogram import histogram
 from sattn_calibration.pipeline import Calibration
 from sattn_calibration.report import as_data, as_text, best_tried, percent
 from sattn_calibration.report_data import clipped_share
 from sattn_calibration.report_html import NAMES, check_report, write_report
+from sattn_edge import report_files
 from sattn_edge.calibration_table import LayerChoice
 from sattn_edge.errors import UnavailableError, UsageError
 from tests.sattn_calibration.helpers_calibration import NASTY, make_calibration, with_flips
@@ -340,8 +340,8 @@ def test_a_calibration_with_nothing_to_plot(result: Calibration, written: dict[s
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
 def test_a_missing_package_is_named(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = report_html.find_spec
-    monkeypatch.setattr(report_html, "find_spec", lambda name: None if name == missing else find(name))
+    find = report_files.find_spec
+    monkeypatch.setattr(report_files, "find_spec", lambda name: None if name == missing else find(name))
     with pytest.raises(UnavailableError, match=rf"needs .*{missing}.*pip install 'sattn-edge\[report\]'") as caught:
         check_report(tmp_path)
     assert caught.value.exit_code == 6

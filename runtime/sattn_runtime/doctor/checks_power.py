@@ -73,6 +73,11 @@ def check_clocks(case: Case) -> Finding | None:
     )
 
 
+def is_gpu(name: str) -> bool:
+    """Whether an entry of /sys/class/devfreq is the GPU's."""
+    return _GPU.search(name) is not None
+
+
 def _range(low: int, high: int) -> str:
     return f"{high / 1e6:.0f} MHz" if low == high else f"{low / 1e6:.0f} to {high / 1e6:.0f} MHz"
 
@@ -80,7 +85,7 @@ def _range(low: int, high: int) -> str:
 def _gpu_clocks(tree: Tree) -> tuple[int, int, int | None] | None:
     """(lowest, highest, current) in Hz of the GPU."""
     for path in tree.glob("sys/class/devfreq/*"):
-        if not _GPU.search(path.rpartition("/")[2]):
+        if not is_gpu(path.rpartition("/")[2]):
             continue
         low, high = tree.number(f"{path}/min_freq"), tree.number(f"{path}/max_freq")
         if low is not None and high is not None:

@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sattn_calibration.report_data import printable
+from sattn_edge.text import printable
 
 INK, MUTED, LINE, FILL = "#1b1f24", "#59636e", "#d0d7df", "#86a9d1"
-FIRST, SECOND = "#0b5cad", "#c2410c"
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = "#0b5cad", "#c2410c", "#1a7f37", "#8250df", "#9a6700", "#bf3989"
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -29,6 +29,10 @@ VARIABLES = {
     FILL: "--fill",
     FIRST: "--first",
     SECOND: "--second",
+    THIRD: "--third",
+    FOURTH: "--fourth",
+    FIFTH: "--fifth",
+    SIXTH: "--sixth",
 }
 WIDTH = 4.5  # inches, at 72 units each: on a narrow page a unit is about a pixel
 _LONGEST = 22  # characters of a name on an axis
