@@ -43,7 +43,7 @@ class AttentionBlock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def centres(self) -> NDArray[np.float64]:
         """The sample each step is centred on, float64 [steps]."""
-        return self.first_sample + self.samples_per_step * np.arange(self.steps)
+        return self.first_sample + self.samples_per_step * np.arange(self.steps, dtype=np.float64)
 
 
 class AttentionLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +61,12 @@ class AttentionLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ends = np.cumsum([block.values for block in self.blocks])[:-1]
         parts = np.split(attention, ends, axis=1)
         return [part.reshape(-1, b.steps, b.modal) for part, b in zip(parts, self.blocks, strict=True)]
+
+
+def attention_text(layout: AttentionLayout) -> str:
+    """The output as reports tell it."""
+    sizes = ", ".join(f"{block.steps} x {block.modal}" for block in layout.blocks)
+    return f"[batch, {layout.values}], the gates: {sizes}"
 
 
 def read_layout(raw: object) -> AttentionLayout:

@@ -169,7 +169,7 @@ def _looked_at(
 def call_of(model: ModelFile, executor: Executor) -> TensorRTEngine:
     """An engine around an executor, for measuring: it is never handed out, and closes no device."""
     info = EngineInfo("tensorrt", "", "", "", 1, model.graph_digest)
-    return TensorRTEngine(executor, info, model.contract)
+    return TensorRTEngine(executor, info, model.contract, gates=model.attention)
 
 
 def nothing_left(model: ModelFile, tried: Sequence[Tried], precision: str) -> QualityError:
