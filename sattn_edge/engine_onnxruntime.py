@@ -139,14 +139,15 @@ def runnable(model: ModelFile, options: EngineOptions) -> Runnable:
     return Runnable(lowered.model.SerializeToString(), target.form, notes)
 
 
-def logits_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def outputs_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """What the very graph gives with every node run as it is written: Q/DQ in float32, no integer kernels.
 
-    x float32 [n, 1, series, modal] in physical units -> logits float32 [n, classes]. Raises what `runnable` raises.
+    x float32 [n, 1, series, modal] in physical units -> logits float32 [n, classes], and the gates [n, values] where
+    the file gives them. Raises what `runnable` raises.
     """
     plain = session(runnable(model, options).data, model.name, optimise=False)
-    logits: NDArray[np.float32] = plain.run(None, {plain.get_inputs()[0].name: x})[0]
-    return logits
+    outputs: list[NDArray[np.float32]] = plain.run(None, {plain.get_inputs()[0].name: x})
+    return outputs
 
 
 def run_graph(model: ModelProto, x: NDArray[np.float32], *, optimise: bool = False) -> NDArray[np.float32]:

@@ -3,6 +3,9 @@
 An INT8 engine and synthetic golden windows are a case of their own: ranges were seen on real windows, and what nobody
 recorded may lie far outside them, where clipping is right. There the engine is held against its own graph computed in
 float, Q/DQ and all; how far INT8 is from FP32 on real windows is what the calibration measured.
+
+Where the file gives its attention, the gates are held against those of the model file's own graph, every node of it run
+as it is written, with the same tolerance: gates lie between 0 and 1, so it is of their scale.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from sattn_edge.engine import Engine, EngineInfo, EngineOptions, open_engine
 from sattn_edge.model_file import ModelFile
 from sattn_edge.text import count, fields
 from sattn_runtime.logits import lead
+
+Outputs = list[NDArray[np.float32]]
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
 """Largest logit difference allowed, of the logit scale, by precision.
@@ -43,6 +48,7 @@ clipped in 16 bits are beyond it."""
 class Verification:
     """How far the engine is from the golden logits. `failures` are the windows beyond what is allowed.
 
+    attention_difference: the largest of any gate, None where the file does not give them.
     attention: the form its blocks ran in. basis: what it was held against, FP32 or IN_FLOAT; margins are its own.
     worst_margin: the largest among the windows whose label differs; flip_margin: what is allowed of it, None where
     only the logits are judged.
@@ -65,6 +71,7 @@ class Verification:
     failures: tuple[int, ...]
     graph_unchanged: bool
     notes: tuple[str, ...] = ()
+    attention_difference: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -83,7 +90,8 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     singly = np.concatenate([engine.infer(golden.x[i : i + 1]) for i in range(len(golden.x))])
     together = engine.infer(golden.x)
     basis = IN_FLOAT if golden.synthetic and info.precision == "int8" and info.backend in _IN_FLOAT else FP32
-    wanted = (golden.logits if basis is FP32 else _IN_FLOAT[info.backend](model, info)).astype(np.float64)
+    outputs = _reference(model, info, basis)
+    wanted = outputs[0].astype(np.float64)
     difference = np.maximum(np.abs(singly - wanted), np.abs(together - wanted)).max(axis=1)
     # A difference that is NaN is beyond any tolerance.
     tolerance = TOLERANCES[info.precision] if basis is FP32 else IN_FLOAT_TOLERANCE
@@ -92,6 +100,9 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     margins, flipped = lead(wanted) / (golden.logit_scale or 1.0), singly.argmax(1) != wanted.argmax(1)
     if flip_margin is not None:
         beyond |= flipped & (margins > flip_margin)
+    gates = None if engine.gates is None else np.abs(gates_of(engine, golden.x) - outputs[1]).max(axis=1)
+    if gates is not None:
+        beyond |= ~(gates <= tolerance)
     worst = float(difference.max())
     return Verification(
         model=model.name,
@@ -111,22 +122,41 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
         failures=tuple(int(i) for i in np.flatnonzero(beyond)),
         graph_unchanged=model.graph_unchanged,
         notes=info.notes,
+        attention_difference=None if gates is None else float(gates.max()),
     )
 
 
-def _onnxruntime_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
-    from sattn_edge.engine_onnxruntime import logits_in_float
+def gates_of(engine: Engine, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The gates of windows [n, 1, series, modal], one window at a time: float64 [n, values]."""
+    stamps = [0, 0, 0]
+    rows = [engine.infer_attention(x[i : i + 1], stamps)[1] for i in range(len(x))]
+    return np.concatenate(rows).astype(np.float64)
 
-    return logits_in_float(model, EngineOptions(info.precision, 1, info.attention), model.golden.x)
+
+def _reference(model: ModelFile, info: EngineInfo, basis: str) -> Outputs:
+    """The logits [n, classes] an engine has to give, and the gates [n, values] where it gives them."""
+    if basis is not FP32:
+        return _IN_FLOAT[info.backend](model, info)
+    if model.attention is None:
+        return [model.golden.logits]
+    from sattn_edge.engine_onnxruntime import run_outputs
+
+    return [model.golden.logits, *run_outputs(model.proto, model.golden.x)[1:]]
 
 
-def _tensorrt_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
+def _onnxruntime_in_float(model: ModelFile, info: EngineInfo) -> Outputs:
+    from sattn_edge.engine_onnxruntime import outputs_in_float
+
+    return outputs_in_float(model, EngineOptions(info.precision, 1, info.attention), model.golden.x)
+
+
+def _tensorrt_in_float(model: ModelFile, info: EngineInfo) -> Outputs:
     from sattn_edge.calibration_table import placement_of
-    from sattn_edge.engine_onnxruntime import run_graph
+    from sattn_edge.engine_onnxruntime import run_outputs
     from sattn_edge.lowering import Target, lower
 
     target = Target("tensorrt", info.attention, info.precision, placement=placement_of(model, "tensorrt"))
-    return run_graph(lower(model.proto, target).model, model.golden.x)
+    return run_outputs(lower(model.proto, target).model, model.golden.x)
 
 
 _IN_FLOAT = {
@@ -151,6 +181,7 @@ def as_text(result: Verification) -> list[str]:
             ("golden", f"{count(result.windows, 'window')}, {kind}"),
             ("compared with", None if result.precision == "fp32" else result.basis),
             ("difference", f"{result.relative:.1e} of the logit scale (at most {result.tolerance:g})"),
+            ("attention", _attention_text(result)),
             ("labels", _label_text(result)),
             ("graph", "as exported" if result.graph_unchanged else "CHANGED since it was exported"),
         ]
@@ -160,6 +191,12 @@ def as_text(result: Verification) -> list[str]:
         some = ", ".join(str(i) for i in result.failures[:10]) + (" ..." if len(result.failures) > 10 else "")
         lines.append(f"beyond the tolerance: {count(len(result.failures), 'window')} ({some})")
     return lines
+
+
+def _attention_text(result: Verification) -> str | None:
+    if result.attention_difference is None:
+        return None
+    return f"every gate within {result.attention_difference:.1e} of the graph's own (at most {result.tolerance:g})"
 
 
 def _label_text(result: Verification) -> str:

@@ -161,7 +161,7 @@ def _looked_at(
         changed = _with(changed, note=note)
     if engine is None or executor is None:
         return Tried(changed, graph, compiled, layers)
-    judged = accept(call_of(model, executor).infer, graph, model.golden, candidate.precision)
+    judged = accept(call_of(model, executor), graph, model.golden, candidate.precision)
     accepted = _with(changed, acceptance=judged)
     return Tried(accepted, graph, compiled, layers, engine, executor if judged.accepted else None)
 
