@@ -15,7 +15,6 @@ for each block.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,12 +53,17 @@ class MomentView:
         self._blocks = list(zip(ends[:-1], ends[1:], weights, strict=True))
 
     def of(self, gates: NDArray[np.float32], first_sample: int = 0) -> Moments | None:
-        """The gates [values] of a window that begins at `first_sample`; None where one is not a finite number."""
+        """The gates [values] of a window that begins at `first_sample`.
+
+        None where one is not a finite number, and where no moment passes all of them.
+        """
+        if not np.isfinite(gates).all():
+            return None
         product = np.ones(self.bins)
         for profile in self.profiles(gates):
             product *= profile
         total = float(product.sum())
-        if not 0 < total < math.inf:  # NaN neither
+        if total <= 0:  # each gate was open only where another was closed
             return None
         relative = (product * (self.bins / total)).round(3).tolist()
         return Moments(relative, first_sample + self._middles[int(product.argmax())])
