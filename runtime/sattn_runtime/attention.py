@@ -26,7 +26,6 @@ from sattn_edge.engine import Engine, no_attention
 
 MOST_BINS = 32
 _LEVELS = "▁▂▃▄▅▆▇█"
-_FULL = 2.0  # a relative weight of this is a full bar, unless a window has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +58,24 @@ class MomentView:
         """
         if not np.isfinite(gates).all():
             return None
-        product = np.ones(self.bins)
-        for profile in self.profiles(gates):
-            product *= profile
+        product = self.profiles(gates).prod(axis=0)
         total = float(product.sum())
         if total <= 0:  # each gate was open only where another was closed
             return None
         relative = (product * (self.bins / total)).round(3).tolist()
         return Moments(relative, first_sample + self._middles[int(product.argmax())])
 
-    def profiles(self, gates: NDArray[np.float32]) -> list[NDArray[np.float64]]:
-        """The gates [values] block by block, relative: [bins] each, 1 throughout where a gate is closed throughout."""
-        rows = [(weights @ gates[begin:end]).astype(np.float64) for begin, end, weights in self._blocks]
-        return [np.ones_like(row) if row.max() == 0 else row / row.mean() for row in rows]
+    def profiles(self, gates: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The gates [values] block by block, relative: [blocks, bins], 1 throughout where one is closed throughout."""
+        rows = np.empty((len(self._blocks), self.bins))
+        for row, (begin, end, weights) in zip(rows, self._blocks, strict=True):
+            row[:] = weights @ gates[begin:end]
+        means = rows.sum(axis=1, keepdims=True) / self.bins
+        if not means.all():
+            closed = means[:, 0] == 0
+            rows[closed], means[closed] = 1.0, 1.0
+        relative: NDArray[np.float64] = rows / means
+        return relative
 
 
 def moment_view(engine: Engine) -> MomentView:
@@ -101,14 +105,22 @@ def _to_bins(block: AttentionBlock, edges: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Weights as bars, one character each: from 0 to twice the average, or to the largest where that is more."""
-    top = max(_FULL, *values) if values else _FULL
+    """Weights as bars, one character each, from the least to the largest of them; half-high where all are equal.
+
+    Gates differ by a few percent as often as by a factor of two, and bars from 0 on would all look alike.
+    """
+    if not values:
+        return ""
+    least, span = min(values), max(values) - min(values)
+    if span <= 0:
+        return _LEVELS[len(_LEVELS) // 2 - 1] * len(values)
     last = len(_LEVELS) - 1
-    return "".join(_LEVELS[min(last, int(value / top * len(_LEVELS)))] for value in values)
+    return "".join(_LEVELS[round((value - least) / span * last)] for value in values)
 
 
 def watch_row(moments: Moments | None) -> str:
-    """The row of a live view for the latest window: bars over the window's time, and where they are highest."""
+    """The row of a live view for the latest window: bars over its time, how far they reach, and the highest moment."""
     if moments is None:
         return "-"
-    return f"{sparkline(moments.relative)}  most at sample {moments.peak_sample:,} ({max(moments.relative):.2f} x)"
+    low, high = min(moments.relative), max(moments.relative)
+    return f"{sparkline(moments.relative)}  {low:.2f} to {high:.2f} x, most at sample {moments.peak_sample:,}"

@@ -108,15 +108,16 @@ class TestTheView:
 
 
 class TestTheRow:
-    def test_bars_from_nothing_to_twice_the_average(self):
-        assert sparkline([0.0, 0.5, 1.0, 1.5, 2.0]) == "▁▃▅▇█"
+    def test_bars_from_the_least_to_the_largest(self):
+        assert sparkline([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == "▁▂▃▄▅▆▇█"
+        assert sparkline([1.02, 0.98, 1.0]) == "█▁▅"  # halves round to the even bar
 
-    def test_more_than_twice_the_average_is_the_new_full(self):
-        assert sparkline([0.0, 2.0, 4.0]) == "▁▅█"
+    def test_what_is_equal_looks_equal(self):
+        assert sparkline([1.0, 1.0]) == "▄▄"
         assert sparkline([]) == ""
 
     def test_the_row_of_a_live_view(self):
-        assert watch_row(Moments([0.0, 2.0], 1234)) == "▁█  most at sample 1,234 (2.00 x)"
+        assert watch_row(Moments([0.5, 1.5], 1234)) == "▁█  0.50 to 1.50 x, most at sample 1,234"
         assert watch_row(None) == "-"
 
 
