@@ -8,6 +8,11 @@ with p = 1 for pooling by mean or max, 2 for both. A function body can't branch,
 of its own. The body holds standard operators only; ONNX Runtime and the TensorRT parser inline it. `pads` is
 handed on by reference (both resolve it); `kernel_shape` is left out, since the TensorRT-RTX parser does not
 resolve it by reference and the weight's shape says the same.
+
+Where a file gives its attention away (`sattn_edge.attention_output`), the calls are of a twin of the function with the
+gate as a second output, `SpatialAttentionWithGate` and so on; all else is the same:
+
+    x, weight, bias  ->  y [b, c, t, m], gate [b, 1, t, m]
 """
 
 from __future__ import annotations
@@ -30,13 +35,23 @@ FUNCTION_NAMES: dict[Pooling, str] = {
 }
 
 
+WITH_GATE = "WithGate"  # behind the name of a function whose second output is the gate
+
+
 def pooling_of(function_name: str) -> Pooling | None:
     """The pooling a function of our domain stands for, None if it is none of ours."""
-    return next((pooling for pooling, name in FUNCTION_NAMES.items() if name == function_name), None)
+    plain = function_name.removesuffix(WITH_GATE)
+    return next((pooling for pooling, name in FUNCTION_NAMES.items() if name == plain), None)
 
 
-def attention_function(pooling: Pooling) -> FunctionProto:
-    """The function for one pooling, to be added to a model's `functions`."""
+def function_named(name: str) -> FunctionProto | None:
+    """The function of our domain with this name, None if there is none."""
+    pooling = pooling_of(name)
+    return None if pooling is None else attention_function(pooling, gate=name.endswith(WITH_GATE))
+
+
+def attention_function(pooling: Pooling, *, gate: bool = False) -> FunctionProto:
+    """The function for one pooling, to be added to a model's `functions`. gate: with the gate as second output."""
     pads = AttributeProto(name="pads", type=AttributeProto.INTS, ref_attr_name="pads")
     conv = helper.make_node("Conv", ["pooled", "weight", "bias"], ["map"], name="conv")
     conv.attribute.append(pads)
@@ -48,9 +63,9 @@ def attention_function(pooling: Pooling) -> FunctionProto:
     ]
     function = helper.make_function(
         DOMAIN,
-        FUNCTION_NAMES[pooling],
+        FUNCTION_NAMES[pooling] + (WITH_GATE if gate else ""),
         inputs=["x", "weight", "bias"],
-        outputs=["y"],
+        outputs=["y", "gate"] if gate else ["y"],
         nodes=body,
         opset_imports=[helper.make_opsetid("", BODY_OPSET)],
         attributes=["pads"],

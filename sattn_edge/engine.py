@@ -2,6 +2,9 @@
 
 An engine is immutable and knows nothing of streams: it maps a batch of windows to logits. A new backend is one
 module with `open_engine(model, options)` and one line in `BACKENDS`; nothing of it is imported until asked for.
+
+Where the model file gives its attention away, an engine has `gates` and gives them beside the logits when it is asked
+to; whoever wants the logits alone calls what they always called.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sattn_edge.attention_output import AttentionLayout
 from sattn_edge.contract import Contract
 from sattn_edge.errors import UnavailableError, UsageError, did_you_mean
 
@@ -67,6 +71,10 @@ class EngineInfo:
     notes: tuple[str, ...] = ()
 
 
+Attended = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Logits [b, classes], and the gates [b, values] that made them."""
+
+
 class Engine(Protocol):
     """A batch of windows in, logits out. Safe to share between streams of one thread."""
 
@@ -78,6 +86,10 @@ class Engine(Protocol):
     def contract(self) -> Contract:
         """The contract of the model file it was made from."""
 
+    @property
+    def gates(self) -> AttentionLayout | None:
+        """How the gates lie in what `infer_attention` gives, None where the model file does not give them."""
+
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """`x` float32 `[b, 1, series, modal]` in physical units -> logits float32 `[b, classes]`.
 
@@ -88,6 +100,13 @@ class Engine(Protocol):
     def infer_stamped(self, x: NDArray[np.float32], stamps: list[int]) -> NDArray[np.float32]:
         """Like `infer` without the checks; fills `stamps` at COPIED_IN, INFERRED, COPIED_OUT."""
 
+    def infer_attention(self, x: NDArray[np.float32], stamps: list[int]) -> Attended:
+        """Like `infer_stamped`, with the gates float32 `[b, values]` beside the logits.
+
+        Raises:
+            UsageError: the engine has no `gates`.
+        """
+
     def close(self) -> None:
         """Lets go of device memory. The engine can't be used afterwards."""
 
@@ -96,6 +115,7 @@ class HostEngine(ABC):
     """An engine that computes where the windows lie: nothing is copied, so both copies take no time."""
 
     contract: Contract
+    gates: AttentionLayout | None = None
 
     def infer(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """`[b, 1, series, modal]` in physical units -> logits `[b, classes]`. Raises UsageError on another shape."""
@@ -109,9 +129,20 @@ class HostEngine(ABC):
         stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
         return logits
 
+    def infer_attention(self, x: NDArray[np.float32], stamps: list[int]) -> Attended:
+        """Like `infer_stamped`, with the gates float32 `[b, values]`. Raises UsageError where there are none."""
+        stamps[COPIED_IN] = monotonic_ns()
+        found = self._run_attention(x)
+        stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
+        return found
+
     @abstractmethod
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Windows of the right shape to logits."""
+
+    def _run_attention(self, x: NDArray[np.float32]) -> Attended:  # noqa: ARG002 - for engines that can
+        """The same with the gates, of an engine that has them."""
+        raise no_attention()
 
 
 def load_engine(
@@ -165,6 +196,13 @@ def not_installed(backend: str) -> UnavailableError:
     else:
         todo = f"install it: pip install {backend}"
     return UnavailableError(f"backend '{backend}'", "is not installed", todo=todo)
+
+
+def no_attention() -> UsageError:
+    """The error of an engine whose model file keeps its gates to itself."""
+    return UsageError(
+        "attention", "the model file does not give it", todo="export the model again with --attention-output"
+    )
 
 
 def check_windows(x: NDArray[np.float32], contract: Contract) -> None:

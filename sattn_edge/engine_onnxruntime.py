@@ -23,7 +23,7 @@ from onnx import ModelProto
 
 from sattn_edge.contract import Contract
 from sattn_edge.cpu import int8_saturates
-from sattn_edge.engine import AUTO, EngineInfo, EngineOptions, HostEngine
+from sattn_edge.engine import AUTO, Attended, EngineInfo, EngineOptions, HostEngine, no_attention
 from sattn_edge.engine_manifest import Request, subject_of
 from sattn_edge.engine_store import default_store
 from sattn_edge.errors import ModelFileError, UnavailableError
@@ -53,7 +53,9 @@ class OnnxRuntimeEngine(HostEngine):
         self._name = model.name
         self._session = session(graph.data, model.name, options.threads)
         self._input = self._session.get_inputs()[0].name
-        self._output = [self._session.get_outputs()[0].name]
+        outputs = [output.name for output in self._session.get_outputs()]
+        self._output, self._outputs = outputs[:1], outputs
+        self.gates = model.attention
         self.contract: Contract = model.contract
         self.info = EngineInfo(
             backend=BACKEND,
@@ -72,6 +74,15 @@ class OnnxRuntimeEngine(HostEngine):
         except Exception as error:
             raise ModelFileError(self._name, f"ONNX Runtime can't run the graph ({error})") from error
         return logits
+
+    def _run_attention(self, x: NDArray[np.float32]) -> Attended:
+        if self.gates is None:
+            raise no_attention()
+        try:
+            logits, attention = self._session.run(self._outputs, {self._input: x})
+        except Exception as error:
+            raise ModelFileError(self._name, f"ONNX Runtime can't run the graph ({error})") from error
+        return logits, attention
 
     def close(self) -> None:
         """Frees the session."""
@@ -128,14 +139,15 @@ def runnable(model: ModelFile, options: EngineOptions) -> Runnable:
     return Runnable(lowered.model.SerializeToString(), target.form, notes)
 
 
-def logits_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def outputs_in_float(model: ModelFile, options: EngineOptions, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     """What the very graph gives with every node run as it is written: Q/DQ in float32, no integer kernels.
 
-    x float32 [n, 1, series, modal] in physical units -> logits float32 [n, classes]. Raises what `runnable` raises.
+    x float32 [n, 1, series, modal] in physical units -> logits float32 [n, classes], and the gates [n, values] where
+    the file gives them. Raises what `runnable` raises.
     """
     plain = session(runnable(model, options).data, model.name, optimise=False)
-    logits: NDArray[np.float32] = plain.run(None, {plain.get_inputs()[0].name: x})[0]
-    return logits
+    outputs: list[NDArray[np.float32]] = plain.run(None, {plain.get_inputs()[0].name: x})
+    return outputs
 
 
 def run_graph(model: ModelProto, x: NDArray[np.float32], *, optimise: bool = False) -> NDArray[np.float32]:
@@ -143,16 +155,21 @@ def run_graph(model: ModelProto, x: NDArray[np.float32], *, optimise: bool = Fal
 
     Without `optimise` every node runs as it is written. Raises ModelFileError where ONNX Runtime refuses the graph.
     """
+    return run_outputs(model, x, optimise=optimise)[0]
+
+
+def run_outputs(model: ModelProto, x: NDArray[np.float32], *, optimise: bool = False) -> list[NDArray[np.float32]]:
+    """Like `run_graph`, with every output of the graph: the logits first, then the gates where it gives them."""
     plain = session(model.SerializeToString(), "lowered graph", optimise=optimise)
     entry = plain.get_inputs()[0]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else _FREE_BATCH
-    out = []
+    out: list[list[NDArray[np.float32]]] = []
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
         # Whole batches: a graph of fixed batch gets the last one filled up.
         filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        out.append(plain.run(None, {entry.name: filled})[0][: len(part)])
-    return np.concatenate(out)
+        out.append([values[: len(part)] for values in plain.run(None, {entry.name: filled})])
+    return [np.concatenate(parts) for parts in zip(*out, strict=True)]
 
 
 def _form(model: ModelFile, options: EngineOptions) -> tuple[str | None, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from onnx import FunctionProto, ModelProto, NodeProto
 
-from sattn_edge.attention import DOMAIN, attention_function, pooling_of
+from sattn_edge.attention import DOMAIN, function_named
 from sattn_edge.gate_graph import check_body
 from sattn_edge.gate_limits import MAX_DOC_BYTES, MAX_FUNCTIONS, MAX_NODES, Case, show
 from sattn_edge.gate_nodes import FunctionKey, Operators, is_onnx_domain
@@ -58,9 +58,9 @@ def _opset(function: FunctionProto, case: Case) -> int | None:
 
 
 def _same_as_ours(function: FunctionProto, case: Case) -> None:
-    pooling = pooling_of(function.name)
-    if pooling is None or _shape(function) != _our_shape(function.name):
-        found = "is not the one this version writes" if pooling else "is none of ours"
+    ours = _our_shape(function.name)
+    if ours is None or _shape(function) != ours:
+        found = "is not the one this version writes" if ours else "is none of ours"
         raise case.refuse(
             f"function {show(f'{function.domain}::{function.name}')} {found}",
             "the attention functions of sattn-edge, unchanged",
@@ -69,8 +69,8 @@ def _same_as_ours(function: FunctionProto, case: Case) -> None:
 
 @lru_cache(maxsize=8)
 def _our_shape(name: str) -> bytes | None:
-    pooling = pooling_of(name)
-    return _shape(attention_function(pooling)) if pooling else None
+    function = function_named(name)
+    return None if function is None else _shape(function)
 
 
 def _shape(function: FunctionProto) -> bytes:

@@ -5,7 +5,7 @@ G2  every value is made once: inputs, initializers and node outputs all have nam
 G3  every node input and graph output is made by something before it: no open ends, no cycles, no other order
 G4  described values are tensors with dimensions that make sense
 G5  inputs are float32 tensors, fixed but for the first dimension; ours: one, [batch, 1, series, modal]
-G6  outputs are float32 tensors; ours: one, [batch, classes]
+G6  outputs are float32 tensors; ours: [batch, classes], and at most `attention` [batch, values] behind it
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
+from sattn_edge.attention_output import OUTPUT
 from sattn_edge.gate_limits import (
     ELEMENT_BYTES,
     MAX_DOC_BYTES,
@@ -182,7 +183,7 @@ def _check_inputs(graph: GraphProto, case: Case) -> None:
 def _check_outputs(graph: GraphProto, made: set[str], case: Case) -> None:
     _unique((v.name for v in graph.output), "graph output", set(), case)
     if not graph.output:
-        raise case.refuse("has no outputs", "one or more" if case.foreign else "exactly one")
+        raise case.refuse("has no outputs", "one or more" if case.foreign else "the logits")
     for value in graph.output:
         if value.name not in made:
             raise case.refuse(f"graph output {show(value.name)} is made by no node", "outputs that nodes make")
@@ -193,12 +194,16 @@ def _check_outputs(graph: GraphProto, made: set[str], case: Case) -> None:
 
 
 def _check_own_outputs(outputs: Sequence[ValueInfoProto], case: Case) -> None:
-    """The one place that knows what our networks give: the logits, and nothing beside them yet."""
-    if len(outputs) != 1:
-        raise case.refuse(f"has {len(outputs)} outputs", "exactly one, the logits")
-    dims = declared(outputs[0], case)[1] or []
-    if len(dims) != 2 or dims[0] is not None or dims[1] is None:
-        raise case.refuse(f"output {show(outputs[0].name)} is {shape_text(dims)}", "[free batch, classes]")
+    """The one place that knows what our networks give: the logits, and the gates behind them where asked for."""
+    if len(outputs) > 2:
+        raise case.refuse(f"has {len(outputs)} outputs", f"the logits, and '{OUTPUT}' at most")
+    if len(outputs) == 2 and (outputs[0].name == OUTPUT or outputs[1].name != OUTPUT):
+        found = f"outputs {show(outputs[0].name)} and {show(outputs[1].name)}"
+        raise case.refuse(f"has the {found}", f"the logits, then '{OUTPUT}'")
+    for output, allowed in zip(outputs, ("classes", "values"), strict=False):
+        dims = declared(output, case)[1] or []
+        if len(dims) != 2 or dims[0] is not None or dims[1] is None:
+            raise case.refuse(f"output {show(output.name)} is {shape_text(dims)}", f"[free batch, {allowed}]")
 
 
 def _float_tensor(value: ValueInfoProto, what: str, case: Case) -> Dims | None:

@@ -36,12 +36,13 @@ class HalfRun:
 
     logits float32 [n, classes]; `overflow` names the nodes that made an inf or NaN in float16 out of finite values,
     in graph order; `largest` has the largest magnitude of every node that computes in float16 (inf where it left the
-    range).
+    range); `gates` float32 [n, values] where the graph gives its attention.
     """
 
     logits: NDArray[np.float32]
     overflow: tuple[str, ...]
     largest: dict[str, float]
+    gates: NDArray[np.float32] | None = None
 
     @property
     def headroom(self) -> float:
@@ -62,18 +63,20 @@ def emulate(model: ModelProto, x: NDArray[np.float32], batch: int = 32, threads:
     first = model.graph.input[0].type.tensor_type.shape.dim[0]
     size = first.dim_value if first.HasField("dim_value") else min(batch, len(x))
     run = session(plan.model.SerializeToString(), model.graph.name, threads, optimise=False)
-    logits, overflow, largest = [], set(), dict.fromkeys(plan.labels.values(), 0.0)
+    given, overflow, largest = [], set(), dict.fromkeys(plan.labels.values(), 0.0)
+    count = len(model.graph.output)  # what is watched stands behind the graph's own outputs
     for start in range(0, len(x), size):
         chunk = x[start : start + size]
         out = run.run(None, {model.graph.input[0].name: plan.feed(_filled(chunk, size, first.HasField("dim_value")))})
-        logits.append(out[0][: len(chunk)])
-        seen = dict(zip(plan.watched, np.asarray(out[1:], np.float64).reshape(-1, 2), strict=True))
+        given.append([values[: len(chunk)] for values in out[:count]])
+        seen = dict(zip(plan.watched, np.asarray(out[count:], np.float64).reshape(-1, 2), strict=True))
         overflow |= plan.broken(chunk, {name: bool(np.isfinite(row).all()) for name, row in seen.items()})
         for name, (top, total) in seen.items():
             label = plan.labels[name]
             largest[label] = max(largest[label], float(top) if np.isfinite(total) else np.inf)
     order = [label for label in plan.labels.values() if label in overflow]
-    return HalfRun(np.concatenate(logits), tuple(dict.fromkeys(order)), largest)
+    logits, *gates = [np.concatenate(parts) for parts in zip(*given, strict=True)]
+    return HalfRun(logits, tuple(dict.fromkeys(order)), largest, gates[0] if gates else None)
 
 
 def _filled(chunk: NDArray[np.float32], size: int, fixed: bool) -> NDArray[np.float32]:

@@ -2,6 +2,9 @@
 
 Everything of ours lies in `metadata_props` as canonical JSON under `sattn_edge.*`, so every ONNX tool opens the
 file unchanged. Reading one always goes through the gate; a newer format than this version knows is refused.
+
+A file exported with `--attention-output` has a second output and its layout under `sattn_edge.attention`
+(`sattn_edge.attention_output`), each only with the other. Without, nothing in the file speaks of it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from sattn_edge.attention_output import OUTPUT, AttentionLayout, read_layout
 from sattn_edge.calibration_table import CalibrationTable
 from sattn_edge.contract import Contract, contract_from_dict
 from sattn_edge.errors import ContractError, ModelFileError
@@ -53,7 +57,10 @@ class Golden:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model file that passed the gate. `data` is the whole file, as a runtime takes it; `path`: where it was read."""
+    """A model file that passed the gate. `data` is the whole file, as a runtime takes it; `path`: where it was read.
+
+    attention: how the gates lie in the output `attention`, None where the file does not give them.
+    """
 
     name: str
     data: bytes
@@ -64,6 +71,7 @@ class ModelFile:
     provenance: dict[str, Any]
     calibration: dict[str, Any] | None
     path: Path | None = None
+    attention: AttentionLayout | None = None
 
     @property
     def file_digest(self) -> str:
@@ -130,7 +138,27 @@ def parse_model_file(data: bytes, name: str) -> ModelFile:
         statistics=_dict(props, "statistics", name) if "statistics" in props else None,
         provenance=_dict(props, "provenance", name),
         calibration=_dict(props, "calibration", name) if "calibration" in props else None,
+        attention=_read_attention(proto, props, name),
     )
+
+
+def _read_attention(proto: ModelProto, props: dict[str, str], name: str) -> AttentionLayout | None:
+    """The layout of the second output; each is there only with the other, and speaks of the same size."""
+    gives = proto.graph.output[1].type.tensor_type.shape.dim[1].dim_value if len(proto.graph.output) > 1 else None
+    if gives is None and OUTPUT not in props:
+        return None
+    if gives is None:
+        found = f"carries sattn_edge.{OUTPUT}, but its graph has no output '{OUTPUT}'"
+        raise ModelFileError(name, found, todo=_REEXPORT)
+    try:
+        layout = read_layout(_json(props, OUTPUT, name))
+    except ValueError as error:
+        found = f"sattn_edge.{OUTPUT} can't be read ({error})"
+        raise ModelFileError(name, found, "the layout of its gates", _REEXPORT) from error
+    if layout.values != gives:
+        found = f"output '{OUTPUT}' has {gives} values"
+        raise ModelFileError(name, found, f"sattn_edge.{OUTPUT} says {layout.values}", _REEXPORT)
+    return layout
 
 
 def _check_format(props: dict[str, str], name: str) -> None:
@@ -235,6 +263,7 @@ def model_bytes(
     *,
     statistics: Mapping[str, Any] | None,
     provenance: dict[str, Any],
+    attention: AttentionLayout | None = None,
 ) -> bytes:
     """Serialises a graph with its metadata. The same inputs give the same bytes."""
     out = ModelProto()
@@ -254,6 +283,8 @@ def model_bytes(
     }
     if statistics is not None:
         rows["statistics"] = statistics
+    if attention is not None:
+        rows[OUTPUT] = attention
     out.metadata_props.add(key=f"{PREFIX}format", value=str(FORMAT))
     for key in sorted(rows):
         out.metadata_props.add(key=f"{PREFIX}{key}", value=canonical_json(rows[key]))

@@ -10,6 +10,8 @@ import onnxruntime as ort
 
 from sattn_edge.contract import Contract
 from sattn_edge.model_file import Golden, model_bytes
+from sattn_edge.passes import run_passes
+from sattn_edge.passes.expose_gates import ExposeGates, layout_of
 from sattn_edge.windows import load_windows
 from tests.helpers_data import WATCH_TINY, contract_of, make_contract
 from tests.helpers_onnx import make_model
@@ -44,15 +46,23 @@ def model_file(
     x: np.ndarray | None = None,
     seed: int = 0,
     source: str = "drawn",
+    attention: bool = False,
 ) -> bytes:
-    """The bytes of a complete model file for a contract. `x` are its golden windows; drawn ones without."""
+    """The bytes of a complete model file for a contract. `x` are its golden windows; drawn ones without.
+
+    attention: it gives its gates.
+    """
     if x is None:
         shape = (GOLDEN_WINDOWS, 1, contract.window, contract.modal)
         x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     classes = len(contract.labels)
     model = make_model(widths, series=contract.window, modal=contract.modal, classes=classes, seed=seed)
+    if attention:
+        model, _ = run_passes(model, [ExposeGates()])
     provenance = {"checkpoint": {"description": "random weights"}, "made_by": "tests"}
-    return model_bytes(model, contract, golden_of(model, x, source), statistics=None, provenance=provenance)
+    layout = layout_of(model) if attention else None
+    golden = golden_of(model, x, source)
+    return model_bytes(model, contract, golden, statistics=None, provenance=provenance, attention=layout)
 
 
 def save_model(
@@ -65,6 +75,7 @@ def save_model(
     rate_hz: float = 50.0,
     widths: tuple[int, ...] = SMALL,
     name: str = "small.onnx",
+    attention: bool = False,
 ) -> Path:
     """A small model file on disk, its channels `c0`, `c1`, ..., its labels `l0`, `l1`, ..."""
     contract = make_contract(
@@ -75,14 +86,16 @@ def save_model(
         labels=tuple(f"l{i}" for i in range(classes)),
     )
     path = folder / name
-    path.write_bytes(model_file(contract, widths=widths))
+    path.write_bytes(model_file(contract, widths=widths, attention=attention))
     return path
 
 
-def save_watch_model(folder: Path, *, widths: tuple[int, ...] = SMALL, name: str = "watch.onnx") -> Path:
+def save_watch_model(
+    folder: Path, *, widths: tuple[int, ...] = SMALL, name: str = "watch.onnx", attention: bool = False
+) -> Path:
     """A model file for the recordings that ship: windows of 200 x 6, its golden windows real ones."""
     contract = contract_of(WATCH_TINY, window=200, hop=100)
     x = load_windows(str(WATCH_TINY), contract, limit=GOLDEN_WINDOWS).x
     path = folder / name
-    path.write_bytes(model_file(contract, widths=widths, x=x, source="watch_tiny.npz"))
+    path.write_bytes(model_file(contract, widths=widths, x=x, source="watch_tiny.npz", attention=attention))
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -46,6 +47,17 @@ def test_commands_run_and_write_what_they_say(folder: Path) -> None:
     assert (folder / "har.onnx").is_file()
     assert (folder / "lowered.onnx").is_file()
     assert (folder / "decisions.jsonl").is_file()
+
+
+def test_the_attention_in_the_journal_is_as_described(folder: Path) -> None:
+    (told,) = (json.loads(f"{{{block}}}") for block in _blocks("json"))
+    rows = [json.loads(line) for line in (folder / "attention.jsonl").read_text().splitlines()]
+    judged = [row for row in rows if row["type"] == "window" and row["label"] is not None]
+    assert judged
+    for row in judged:
+        assert row["attention"].keys() == told["attention"].keys()
+        assert len(row["attention"]["relative"]) == 32
+        assert row["first_sample"] <= row["attention"]["peak_sample"] <= row["last_sample"]
 
 
 def test_python_runs(folder: Path) -> None:

@@ -40,6 +40,13 @@ def _export(
     trust_code: Annotated[
         bool, typer.Option("--trust-code", help="Load a .pt2 archive although it can run code.")
     ] = False,
+    attention_output: Annotated[
+        bool,
+        typer.Option(
+            "--attention-output",
+            help="Give the gates of the attention blocks as a second output: which moments the network looks at.",
+        ),
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help=JSON_HELP)] = False,
 ) -> None:
     """Turns a trained checkpoint into a verified model file.
@@ -61,6 +68,7 @@ def _export(
         golden="synthetic" if golden is GoldenChoice.synthetic else "auto",
         weights=weights,
         trust_code=trust_code,
+        attention_output=attention_output,
     )
     with working(f"exporting {checkpoint}"):
         result = export(options)

@@ -22,11 +22,12 @@ from sattn_edge.cost import Cost, cost
 from sattn_edge.engine import Engine, EngineOptions
 from sattn_edge.engine_onnxruntime import VERSION as ONNXRUNTIME_VERSION
 from sattn_edge.engine_onnxruntime import open_engine
-from sattn_edge.errors import QualityError, UsageError
+from sattn_edge.errors import CheckpointError, QualityError, UsageError
 from sattn_edge.files import write_atomic
 from sattn_edge.graph import Graph
 from sattn_edge.model_file import Golden, ModelFile, model_bytes, parse_model_file
 from sattn_edge.passes import Pass, PassReport, run_passes
+from sattn_edge.passes.expose_gates import ExposeGates, layout_of
 from sattn_edge.passes.prune import Prune
 from sattn_edge.passes.static_pool import StaticPool
 from sattn_edge.recording import split_spec
@@ -51,7 +52,10 @@ MAX_COMPARED = 2000
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export. `checkpoint` is a path or `package.module:factory`; `data` a window set or a recording."""
+    """What to export. `checkpoint` is a path or `package.module:factory`; `data` a window set or a recording.
+
+    attention_output: the gates of the attention blocks become an output beside the logits.
+    """
 
     checkpoint: str
     contract: Path
@@ -60,6 +64,7 @@ class ExportOptions:
     golden: Literal["auto", "synthetic"] = "auto"
     weights: Path | None = None
     trust_code: bool = False
+    attention_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def export(options: ExportOptions) -> ExportResult:
     check_golden_fits(contract, str(options.contract))
     data = load_windows(options.data, contract) if options.data else None
     source = open_source(options.checkpoint, contract, weights=options.weights, trust_code=options.trust_code)
-    lowered = lower_source(source, contract, options.checkpoint)
+    lowered = lower_source(source, contract, options.checkpoint, attention_output=options.attention_output)
     golden = _golden(options, contract, data, source)
     model = _assemble(options, source, lowered, contract, golden, data)
     engine = open_engine(model, EngineOptions())
@@ -142,8 +147,12 @@ def _data_name(options: ExportOptions) -> str | None:
     return path.name if name is None else f"{path.name}#{name}"
 
 
-def lower_source(source: Source, contract: Contract, subject: str) -> Lowered:
-    """The raw graph of any exporter as the one form a model file holds."""
+def lower_source(source: Source, contract: Contract, subject: str, *, attention_output: bool = False) -> Lowered:
+    """The raw graph of any exporter as the one form a model file holds.
+
+    Raises:
+        CheckpointError: the graph can't be one, or has no attention block where its gates are asked for.
+    """
     passes: list[Pass] = [
         StripTraces(),
         FoldTrivial(),
@@ -155,10 +164,25 @@ def lower_source(source: Source, contract: Contract, subject: str) -> Lowered:
         FindAttention(),
         NormaliseInput(contract.means, contract.stds),
         NameInterface(),
+        *([ExposeGates()] if attention_output else []),
         Prune(),
     ]
     model, reports = run_passes(source.raw, passes)
-    return Lowered(model, tuple(reports))
+    lowered = Lowered(model, tuple(reports))
+    if attention_output:
+        _check_exposed(lowered, subject)
+    return lowered
+
+
+def _check_exposed(lowered: Lowered, subject: str) -> None:
+    """The gates of every block, or an error: a picture with a block missing would be read as the whole."""
+    report = next(p for p in lowered.passes if p.name == ExposeGates.name)
+    if report.changed and not report.near_misses:
+        return
+    misses = (*lowered.attention.near_misses, *report.near_misses)
+    why = f" ({misses[0].node}: {misses[0].reason})" if misses else ""
+    found = "no spatial-attention block was found" if not report.changed else "a block can't give its gate away"
+    raise CheckpointError(subject, f"{found}{why}", todo="leave --attention-output out")
 
 
 def normalised(x: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
@@ -197,7 +221,10 @@ def _assemble(
         "data": None if data is None else _data_row(options, data),
     }
     statistics = None if data is None else channel_statistics(data, contract)
-    made = model_bytes(lowered.model, contract, golden, statistics=statistics, provenance=provenance)
+    attention = layout_of(lowered.model) if options.attention_output else None
+    made = model_bytes(
+        lowered.model, contract, golden, statistics=statistics, provenance=provenance, attention=attention
+    )
     return parse_model_file(made, options.output.name)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from sattn_edge.attention_output import attention_text
 from sattn_edge.text import count, fields, millions, table
 from sattn_export.parity import TOLERANCE, Parity
 from sattn_export.pipeline import ExportResult, compared
@@ -24,6 +26,7 @@ def as_data(result: ExportResult) -> dict[str, Any]:
         },
         "graph_digest": model.graph_digest,
         "blocks": list(attention.details),
+        "attention_output": msgspec.to_builtins(model.attention),
         "near_misses": [{"node": m.node, "reason": m.reason} for m in attention.near_misses],
         "passes": [{"name": p.name, "changed": p.changed, "details": list(p.details)} for p in result.lowered.passes],
         "operators": result.cost.operators,
@@ -83,6 +86,7 @@ def as_text(result: ExportResult) -> list[str]:
                 f"[batch, 1, {contract.window}, {contract.modal}] at {contract.rate_hz:g} Hz, physical units",
             ),
             ("logits", f"[batch, {len(contract.labels)}]"),
+            ("attention", None if model.attention is None else attention_text(model.attention)),
             ("parameters", millions(result.cost.parameters)),
             ("multiply-adds", f"{millions(result.cost.multiply_adds)} a window"),
             ("operators", ", ".join(f"{n} {op}" for op, n in result.cost.operators.items())),

@@ -23,6 +23,14 @@ def _run(
         str | None,
         typer.Option(help="Append decisions here, a JSON line each; - is stdout, and the report goes to stderr."),
     ] = None,
+    journal_attention: Annotated[
+        bool,
+        typer.Option(
+            "--journal-attention",
+            help="Write with every window which of its moments the network looked at "
+            "(of a model file exported with --attention-output).",
+        ),
+    ] = False,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
@@ -53,6 +61,7 @@ def _run(
         speed=_speed(speed),
         smooth=smooth,
         journal=journal,
+        journal_attention=journal_attention,
         backend=backend,
         engine=EngineOptions(precision, threads, attention),
         fallback=fallback,

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from sattn_edge.errors import UsageError
+from sattn_runtime.attention import Moments
 
 NON_FINITE = "non-finite input"
 OVERFLOW = "non-finite logits"
@@ -18,7 +19,8 @@ class Decision:
 
     `label` (and `index`, its place in the contract) is None where the window could not be judged; `reason` then
     says why. `score` is the softmax score of the label, `logits` the network's own. `latency_ns` holds the
-    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`.
+    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`. `attention` is there where it was asked
+    for.
     """
 
     window: int
@@ -30,6 +32,7 @@ class Decision:
     logits: list[float] | None
     latency_ns: tuple[int, ...]
     reason: str | None = None
+    attention: Moments | None = None
 
 
 def softmax(logits: list[float]) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from sattn_edge.attention import DOMAIN, pooling_of
+from sattn_edge.attention_output import attention_text
 from sattn_edge.calibration_table import read_table
 from sattn_edge.contract import Channel
 from sattn_edge.cost import cost
@@ -52,6 +53,7 @@ def as_data(model: ModelFile) -> dict[str, Any]:
         "ir_version": model.proto.ir_version,
         "contract": msgspec.to_builtins(model.contract),
         "blocks": blocks(model),
+        "attention_output": msgspec.to_builtins(model.attention),
         "operators": price.operators,
         "parameters": price.parameters,
         "multiply_adds": price.multiply_adds,
@@ -81,6 +83,7 @@ def as_text(model: ModelFile) -> list[str]:
             ("hop", f"{contract.hop} samples ({contract.hop_s:g} s)"),
             ("rate", f"{contract.rate_hz:g} Hz"),
             ("labels", ", ".join(contract.labels)),
+            ("attention", None if model.attention is None else attention_text(model.attention)),
             ("checkpoint", checkpoint.get("description") if isinstance(checkpoint, dict) else None),
             ("parameters", millions(price.parameters)),
             ("multiply-adds", f"{millions(price.multiply_adds)} a window"),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from sattn_edge.errors import JournalError, UsageError
+from sattn_runtime.attention import Moments
 from sattn_runtime.decision import Decision
 from sattn_runtime.latency import STAGES
 from sattn_runtime.stream import Gap
@@ -39,6 +40,7 @@ class _WindowLine(msgspec.Struct, tag_field="type", tag="window", gc=False):
     latency_us: msgspec.Struct
     truth: str | msgspec.UnsetType | None = msgspec.UNSET
     reason: str | msgspec.UnsetType = msgspec.UNSET
+    attention: Moments | msgspec.UnsetType = msgspec.UNSET
 
 
 def _line(stream: str, decision: Decision, truth: str | msgspec.UnsetType | None) -> _WindowLine:
@@ -53,6 +55,7 @@ def _line(stream: str, decision: Decision, truth: str | msgspec.UnsetType | None
         _StageTimes(*[ns / 1000 for ns in decision.latency_ns]),
         truth,
         decision.reason or msgspec.UNSET,
+        decision.attention or msgspec.UNSET,
     )
 
 

@@ -46,6 +46,7 @@ class RunOptions:
     backend: str = DEFAULT_BACKEND
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     fallback: str | None = None
+    journal_attention: bool = False
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
 
@@ -105,6 +106,10 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         tell(f"note: running on the CPU in place of {options.backend}: {opened.fell_back}")
     for note in engine.info.notes:
         tell(f"note: {note}")
+    if options.journal_attention and engine.gates is None:
+        raise UsageError(
+            "--journal-attention", f"{model.name} does not give its attention", todo="export it with --attention-output"
+        )
     engine.infer(model.golden.x[:1])
     first = monotonic_ns()
     for _ in range(_WARM_UP):
@@ -142,6 +147,8 @@ def _check(options: RunOptions) -> None:
     for name, value in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
+    if options.journal_attention and options.journal is None:
+        raise UsageError("--journal-attention", "there is no journal", todo="add --journal FILE")
     check_fallback(options.fallback, options.backend)
     Smoother(options.smooth)
 
@@ -222,7 +229,10 @@ class _Loop:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
             self._tell(f"note: {note}")
-        self._stream = Stream(self._result.engine, self._result.hop, self._options.smooth)
+        options = self._options
+        self._stream = Stream(
+            self._result.engine, self._result.hop, options.smooth, attention=options.journal_attention
+        )
         self._name, self._gaps_told = start.name, 0
         self._result.streams += 1
         self._result.delay_samples = self._stream.delay_samples

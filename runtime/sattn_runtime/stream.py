@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
 from sattn_edge.windows import gaps
+from sattn_runtime.attention import moment_view
 from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision, Smoother
 from sattn_runtime.ring import Ring
 from sattn_runtime.sources.base import Chunk
@@ -33,11 +34,15 @@ class Stream:
         engine: shared freely between streams of one thread.
         hop: samples from one window to the next; the contract's if None.
         smooth: decide on the mean score of this many windows; 1 leaves every window to itself.
+        attention: tell with every decision which moments of its window the network looked at.
+
+    Raises:
+        UsageError: numbers below 1, or attention of an engine that has no `gates`.
 
     Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one.
     """
 
-    def __init__(self, engine: Engine, hop: int | None = None, smooth: int = 1) -> None:
+    def __init__(self, engine: Engine, hop: int | None = None, smooth: int = 1, *, attention: bool = False) -> None:
         contract = engine.contract
         self.engine = engine
         self.ring = Ring(contract.window, hop if hop is not None else contract.hop, contract.modal)
@@ -47,6 +52,7 @@ class Stream:
         self._labels = contract.labels
         self._rate_hz = contract.rate_hz
         self._smoother = Smoother(smooth)
+        self._moments = moment_view(engine) if attention else None
         self._shape = (1, 1, contract.window, contract.modal)
         self._stamps = [0, 0, 0]
         self._last_bad = -1  # the newest sample with NaN or Inf
@@ -128,7 +134,12 @@ class Stream:
             spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
             return Decision(number, first, last, None, None, None, None, spent, NON_FINITE)
         stamps = self._stamps
-        logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        moments = None
+        if self._moments is None:
+            logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        else:
+            found, gates = self.engine.infer_attention(view.reshape(self._shape), stamps)
+            logits, moments = found[0].tolist(), self._moments.of(gates[0], first)
         decided = self._smoother.decide(logits)
         copied_in, inferred, copied_out = stamps
         spent = (
@@ -143,4 +154,4 @@ class Stream:
             self.unjudged += 1
             return Decision(number, first, last, None, None, None, None, spent, OVERFLOW)
         index, score = decided
-        return Decision(number, first, last, index, self._labels[index], score, logits, spent)
+        return Decision(number, first, last, index, self._labels[index], score, logits, spent, None, moments)

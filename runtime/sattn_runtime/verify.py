@@ -3,6 +3,10 @@
 An INT8 engine and synthetic golden windows are a case of their own: ranges were seen on real windows, and what nobody
 recorded may lie far outside them, where clipping is right. There the engine is held against its own graph computed in
 float, Q/DQ and all; how far INT8 is from FP32 on real windows is what the calibration measured.
+
+Where the file gives its attention, the gates are held against those of the model file's own graph, every node of it run
+as it is written; those of INT8 against its own lowered graph in float. A quantised gate may be far from the FP32 one
+and its label the same, but an engine that gives other gates than its graph gives something else than the attention.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from sattn_edge.model_file import ModelFile
 from sattn_edge.text import count, fields
 from sattn_runtime.logits import lead
 
+Outputs = list[NDArray[np.float32]]
+
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
 """Largest logit difference allowed, of the logit scale, by precision.
 
@@ -25,6 +31,12 @@ FP32 differs from FP32 by the order of its sums alone: 1e-7 to 1e-6 is usual, 1e
 map: 1e-4 is usual. INT8 has 256 levels for
 each value, and over a few layers their rounding adds up to a few thousandths; 5e-2 is reached by values that were
 clipped, because the ranges came from other data.
+"""
+
+GATE_TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
+"""Largest difference of a gate allowed, of 1, which no gate exceeds, by precision.
+
+1e-7 is usual in FP32 and 1e-4 in FP16. In INT8 a value on the other side of a level moves the gates behind it.
 """
 
 FLIP_MARGIN = {"fp16": 1e-2, "int8": 5e-2}
@@ -43,6 +55,7 @@ clipped in 16 bits are beyond it."""
 class Verification:
     """How far the engine is from the golden logits. `failures` are the windows beyond what is allowed.
 
+    attention_difference: the largest of any gate, None where the file does not give them.
     attention: the form its blocks ran in. basis: what it was held against, FP32 or IN_FLOAT; margins are its own.
     worst_margin: the largest among the windows whose label differs; flip_margin: what is allowed of it, None where
     only the logits are judged.
@@ -65,6 +78,7 @@ class Verification:
     failures: tuple[int, ...]
     graph_unchanged: bool
     notes: tuple[str, ...] = ()
+    attention_difference: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -83,7 +97,7 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     singly = np.concatenate([engine.infer(golden.x[i : i + 1]) for i in range(len(golden.x))])
     together = engine.infer(golden.x)
     basis = IN_FLOAT if golden.synthetic and info.precision == "int8" and info.backend in _IN_FLOAT else FP32
-    wanted = (golden.logits if basis is FP32 else _IN_FLOAT[info.backend](model, info)).astype(np.float64)
+    wanted = (golden.logits if basis is FP32 else _IN_FLOAT[info.backend](model, info)[0]).astype(np.float64)
     difference = np.maximum(np.abs(singly - wanted), np.abs(together - wanted)).max(axis=1)
     # A difference that is NaN is beyond any tolerance.
     tolerance = TOLERANCES[info.precision] if basis is FP32 else IN_FLOAT_TOLERANCE
@@ -92,6 +106,9 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
     margins, flipped = lead(wanted) / (golden.logit_scale or 1.0), singly.argmax(1) != wanted.argmax(1)
     if flip_margin is not None:
         beyond |= flipped & (margins > flip_margin)
+    gates = None if engine.gates is None else np.abs(gates_of(engine, golden.x) - _wanted_gates(model, info))
+    if gates is not None:
+        beyond |= ~(gates.max(axis=1) <= GATE_TOLERANCES[info.precision])
     worst = float(difference.max())
     return Verification(
         model=model.name,
@@ -111,22 +128,39 @@ def verify_engine(model: ModelFile, engine: Engine) -> Verification:
         failures=tuple(int(i) for i in np.flatnonzero(beyond)),
         graph_unchanged=model.graph_unchanged,
         notes=info.notes,
+        attention_difference=None if gates is None else float(gates.max()),
     )
 
 
-def _onnxruntime_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
-    from sattn_edge.engine_onnxruntime import logits_in_float
+def gates_of(engine: Engine, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The gates of windows [n, 1, series, modal], one window at a time: float64 [n, values]."""
+    stamps = [0, 0, 0]
+    rows = [engine.infer_attention(x[i : i + 1], stamps)[1] for i in range(len(x))]
+    return np.concatenate(rows).astype(np.float64)
 
-    return logits_in_float(model, EngineOptions(info.precision, 1, info.attention), model.golden.x)
+
+def _wanted_gates(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
+    """The gates [n, values] an engine has to give for the golden windows."""
+    if info.precision == "int8" and info.backend in _IN_FLOAT:
+        return _IN_FLOAT[info.backend](model, info)[1]
+    from sattn_edge.engine_onnxruntime import run_outputs
+
+    return run_outputs(model.proto, model.golden.x)[1]
 
 
-def _tensorrt_in_float(model: ModelFile, info: EngineInfo) -> NDArray[np.float32]:
+def _onnxruntime_in_float(model: ModelFile, info: EngineInfo) -> Outputs:
+    from sattn_edge.engine_onnxruntime import outputs_in_float
+
+    return outputs_in_float(model, EngineOptions(info.precision, 1, info.attention), model.golden.x)
+
+
+def _tensorrt_in_float(model: ModelFile, info: EngineInfo) -> Outputs:
     from sattn_edge.calibration_table import placement_of
-    from sattn_edge.engine_onnxruntime import run_graph
+    from sattn_edge.engine_onnxruntime import run_outputs
     from sattn_edge.lowering import Target, lower
 
     target = Target("tensorrt", info.attention, info.precision, placement=placement_of(model, "tensorrt"))
-    return run_graph(lower(model.proto, target).model, model.golden.x)
+    return run_outputs(lower(model.proto, target).model, model.golden.x)
 
 
 _IN_FLOAT = {
@@ -151,6 +185,7 @@ def as_text(result: Verification) -> list[str]:
             ("golden", f"{count(result.windows, 'window')}, {kind}"),
             ("compared with", None if result.precision == "fp32" else result.basis),
             ("difference", f"{result.relative:.1e} of the logit scale (at most {result.tolerance:g})"),
+            ("attention", _attention_text(result)),
             ("labels", _label_text(result)),
             ("graph", "as exported" if result.graph_unchanged else "CHANGED since it was exported"),
         ]
@@ -160,6 +195,13 @@ def as_text(result: Verification) -> list[str]:
         some = ", ".join(str(i) for i in result.failures[:10]) + (" ..." if len(result.failures) > 10 else "")
         lines.append(f"beyond the tolerance: {count(len(result.failures), 'window')} ({some})")
     return lines
+
+
+def _attention_text(result: Verification) -> str | None:
+    if result.attention_difference is None:
+        return None
+    allowed = GATE_TOLERANCES[result.precision]
+    return f"every gate within {result.attention_difference:.1e} of its graph's (at most {allowed:g})"
 
 
 def _label_text(result: Verification) -> str:

@@ -47,6 +47,11 @@ class Block:
         """The call's name, or its output's where it has none."""
         return self.call.name or self.call.output[0]
 
+    @property
+    def gate(self) -> str:
+        """The value that is the gate [b, 1, t, m], "" where the call does not give it away."""
+        return str(self.call.output[1]) if len(self.call.output) > 1 else ""
+
 
 def find_blocks(graph: Graph) -> list[Block]:
     """The blocks in graph order. `graph` must know shapes; a call whose weights or shape are not static is left out."""

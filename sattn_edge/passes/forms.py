@@ -69,7 +69,11 @@ class Place:
     def multiply(self, logits: str) -> None:
         """The block's end: its map times the sigmoid of the gate's logits, under the name the call's result had."""
         call = self.block.call
-        gate = self.add("Sigmoid", [logits], "sigmoid")
+        if self.block.gate:  # an output of the graph is made of it, so it keeps its name
+            gate = self.block.gate
+            self.nodes.append(helper.make_node("Sigmoid", [logits], [gate], name=f"{self.block.name}.sigmoid"))
+        else:
+            gate = self.add("Sigmoid", [logits], "sigmoid")
         node = helper.make_node("Mul", [call.input[0], gate], [call.output[0]], name=f"{self.block.name}.multiply")
         self.nodes.append(node)
 

@@ -14,7 +14,7 @@ Rule 1: a convolution along time, of one group and constant weights, that feeds 
 Rule 2: a block whose gated map exists as rows; any pooling. A gate that mixes modal too is always a Conv.
 Rule 3: BatchNormalization behind a block that pools by the mean, or behind a plain convolution, goes into the product;
         a maximum must see the map unscaled, so there it is a multiplication and an addition.
-Rules 4 to 9: `gemm_tail`.
+Rules 4 to 10: `gemm_tail`.
 """
 
 from __future__ import annotations

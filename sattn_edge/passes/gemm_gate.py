@@ -37,6 +37,9 @@ def write_gate(writer: Writer, block: Block, main: Rows, mean: str | None, optio
         gate = writer.add("Sigmoid", [logits], f"{block.name}.sigmoid")
     else:
         gate = _as_conv(writer, block, planes, main)
+    if block.gate:
+        size = (main.rows[0], 1)
+        writer.replaces(block.gate, Rows(gate, size, 1, main.time, main.modal))
     gated = writer.add("Mul", [rows, gate], f"{block.name}.multiply", f"{block.call.output[0]}.rows")
     return main.at(gated, main.rows)
 

@@ -128,6 +128,10 @@ class Writer:
             return
         self._gone.discard(value)
         rows = self.values[value]
+        if rows.flat and rows.maps == 1:  # the order (t, m) is that of one plane
+            shape = self.integers(f"{value}.flat.shape", (-1, rows.time * rows.modal))
+            self._restored("Reshape", [rows.name, shape], value, f"{value}.flat")
+            return
         source = self.view(rows, (rows.time, rows.modal, rows.maps))
         if not rows.flat:
             self._restored("Transpose", [source], value, f"{value}.from_rows", perm=FROM_ROWS)

@@ -2,6 +2,7 @@
 
     ReduceMean<axes [2]>(x [b, c, t, m])        =>  [1/t ... 1/t] [1, t] * rows seen as [b, t, m*c]
     Reshape(x [b, c, t, m]) -> Gemm(W [c*t*m])  =>  rows seen as [b, t*m*c] -> Gemm(W in the order (t, m, c))
+    Reshape(x [b, 1, t, m]), ... -> Concat      =>  rows seen as [b, t*m], ... -> Concat
 
 Each rule writes a node of the old graph or says why it can't. A flattened value keeps the order (t, m, c) until a
 product with constant weights reads it, whose weights are put in that order.
@@ -40,6 +41,7 @@ def tail_rules() -> Mapping[str, Rule]:
         "GlobalAveragePool": _pool,
         "Reshape": _flatten,
         "Flatten": _flatten,
+        "Concat": _join,
         "Gemm": _classify,
         "MatMul": _classify,
     }
@@ -151,6 +153,20 @@ def _flatten(writer: Writer, node: NodeProto, _: GemmOptions) -> str:
     tail = (whole,)
     writer.replaces(node.output[0], Rows(writer.view(rows, tail), tail, *rows.size, flat=True))
     return ""
+
+
+def _join(writer: Writer, node: NodeProto, _: GemmOptions) -> str:
+    """Rule 10: flattened values of one plane, as the gates are, one behind another: their order is (t, m) already."""
+    flat = [writer.values[name] for name in node.input if name in writer.values]
+    if any(not rows.flat or rows.maps != 1 for rows in flat) or attribute(node, "axis") not in (1, -1):
+        return f"{node.op_type} does not join flattened values of one plane"
+    writer.keep(node, [_seen_flat(writer, name) for name in node.input])
+    return ""
+
+
+def _seen_flat(writer: Writer, value: str) -> str:
+    rows = writer.values.get(value)
+    return value if rows is None else writer.view(rows, (rows.time * rows.modal,))
 
 
 def _classify(writer: Writer, node: NodeProto, _: GemmOptions) -> str:

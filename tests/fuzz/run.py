@@ -287,12 +287,15 @@ def main() -> int:
     return 0 if result.ok else 1
 
 
-def built_in(folder: Path) -> Path:
-    """The test helpers' small network, written to a folder of its own."""
+def built_in(folder: Path, *, attention: bool = False) -> Path:
+    """The test helpers' small network, written to a folder of its own. attention: it gives its gates."""
+    from sattn_edge.passes import run_passes
+    from sattn_edge.passes.expose_gates import ExposeGates
     from tests.helpers_onnx import make_model
 
     path = folder / "network.onnx"
-    path.write_bytes(make_model().SerializeToString())
+    model, _ = run_passes(make_model(), [ExposeGates()] if attention else [])
+    path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -15,9 +15,9 @@ def test_mutants_are_determined_by_seed_and_number():
     assert [mutant(data, 5, n)[1] for n in range(100)] != [mutant(data, 6, n)[1] for n in range(100)]
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_no_mutant_gets_through_the_gate_and_crashes(tmp_path, foreign):
-    job = Job(built_in(tmp_path), count=300, seed=7, foreign=foreign, keep=tmp_path / "faults")
+@pytest.mark.parametrize(("foreign", "attention"), [(False, False), (True, False), (False, True)])
+def test_no_mutant_gets_through_the_gate_and_crashes(tmp_path, foreign, attention):
+    job = Job(built_in(tmp_path, attention=attention), count=300, seed=7, foreign=foreign, keep=tmp_path / "faults")
     result = fuzz(job)
     assert result.ok, report(job, result)
     assert sum(result.total.values()) == 300

@@ -153,3 +153,17 @@ def test_bad_data_is_refused_and_nothing_is_written(model, tmp_path, change, wor
 def test_a_budget_is_a_percentage(model, tmp_path, budget):
     with pytest.raises(UsageError, match="percentage points from 0 to 100"):
         calibrate(CalibrateOptions(model, save_windows(tmp_path / "windows.npz"), budget=budget))
+
+
+def test_a_file_that_gives_its_attention_gets_the_same_choices(model, tmp_path):
+    data = save_windows(tmp_path / "windows.npz")
+    plain = calibrate(CalibrateOptions(model, data)).table
+    attentive = tmp_path / "attentive.onnx"
+    attentive.write_bytes(model_file(contract(), widths=WIDTHS, attention=True))
+    table = calibrate(CalibrateOptions(attentive, data)).table
+    assert table.graph != plain.graph
+    assert (table.placements, table.values, table.weights) == (plain.placements, plain.values, plain.weights)
+    found = load_model_file(attentive)
+    assert found.attention is not None
+    engine = open_engine(found, "onnxruntime", EngineOptions("int8"))
+    assert engine.infer_attention(found.golden.x, [0, 0, 0])[1].shape == (len(found.golden.x), engine.gates.values)

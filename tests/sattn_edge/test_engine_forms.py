@@ -11,7 +11,7 @@ import pytest
 from sattn_edge import engine_onnxruntime
 from sattn_edge.engine import EngineOptions, load_engine, open_engine
 from sattn_edge.engine_manifest import Manifest, Measurement, subject_of
-from sattn_edge.engine_onnxruntime import VERSION, logits_in_float, request_of
+from sattn_edge.engine_onnxruntime import VERSION, outputs_in_float, request_of
 from sattn_edge.engine_store import default_store
 from sattn_edge.errors import DigestError, ModelFileError, UnavailableError, UsageError
 from sattn_edge.lowering import FORMS
@@ -85,7 +85,7 @@ def test_int8_is_its_graph_in_float(path, form):
     options = EngineOptions("int8", 1, form)
     engine, x = open_engine(model, NAME, options), model.golden.x
     assert (engine.info.attention, engine.info.precision) == (form, "int8")
-    wanted, scale = logits_in_float(model, options, x), model.golden.logit_scale
+    wanted, scale = outputs_in_float(model, options, x)[0], model.golden.logit_scale
     np.testing.assert_allclose(engine.infer(x), wanted, rtol=0, atol=1e-2 * scale)
     error = np.abs(engine.infer(x) - model.golden.logits).max() / scale
     assert 1e-5 < error < 5e-2
@@ -154,7 +154,7 @@ def test_sums_in_16_bits_are_avoided_where_they_are(path, monkeypatch, saturates
         with pytest.raises(RuntimeError, match=key):
             found.get_session_config_entry(key)
     logits = open_engine(model, NAME, INT8).infer(model.golden.x)
-    wanted = logits_in_float(model, INT8, model.golden.x)
+    wanted = outputs_in_float(model, INT8, model.golden.x)[0]
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-2 * model.golden.logit_scale)
 
 

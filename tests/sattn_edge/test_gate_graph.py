@@ -166,8 +166,8 @@ GRAPH: Rules = {
         lambda m: setattr(m.graph.output[0], "name", "input"),
         "graph output 'input' is made by no node",
     ),
-    "no outputs": (lambda m: m.graph.ClearField("output"), "has no outputs; exactly one"),
-    "two outputs": (second_output, "has 2 outputs; exactly one, the logits"),
+    "no outputs": (lambda m: m.graph.ClearField("output"), "has no outputs; the logits"),
+    "two outputs": (second_output, "has the outputs 'logits' and 'flat'; the logits, then 'attention'"),
     "no inputs": (lambda m: m.graph.ClearField("input"), "which nothing makes: an open graph"),
     "two inputs": (
         lambda m: m.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from onnx import numpy_helper
 
 from sattn_edge.engine import EngineOptions, open_engine
+from sattn_edge.engine_onnxruntime import run_outputs
 from sattn_edge.lowering import FORMS
-from sattn_edge.model_file import load_model_file, parse_model_file
+from sattn_edge.model_file import ModelFile, load_model_file, parse_model_file
 from sattn_runtime.testing import FakeEngine
-from sattn_runtime.verify import TOLERANCES, as_text, verify, verify_engine
+from sattn_runtime.verify import GATE_TOLERANCES, TOLERANCES, as_text, verify, verify_engine
 from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import GOLDEN_WINDOWS, save_model, save_watch_model
@@ -130,6 +132,75 @@ def test_many_failures_are_listed_in_part(model):
     lines = as_text(replace(result, failures=tuple(range(12)), flips=1, synthetic=False))
     assert lines[-1] == "beyond the tolerance: 12 windows (0, 1, 2, 3, 4, 5, 6, 7, 8, 9 ...)"
     assert any(line.endswith("1 label differ") for line in lines)
+
+
+# ------------------------------------------------------------------ attention
+
+
+@pytest.fixture
+def attentive(tmp_path: Path) -> Path:
+    return save_model(tmp_path, name="attentive.onnx", attention=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gates_are_held_to_the_graphs_own(cli, attentive, form):
+    done = cli("sattn-verify", attentive, "--attention", form)
+    assert done.code == 0, done.err
+    assert re.search(r"^attention   every gate within \S+ of its graph's \(at most 0.0001\)$", done.out, re.MULTILINE)
+    assert 0 <= cli("sattn-verify", attentive, "--json").json["attention_difference"] < 1e-6
+
+
+def test_a_file_without_says_nothing_of_it(cli, model):
+    assert "every gate" not in cli("sattn-verify", model).out
+    assert cli("sattn-verify", model, "--json").json["attention_difference"] is None
+
+
+class OtherGates(FakeEngine):
+    """The golden logits, and the graph's gates with something done to one of them."""
+
+    def __init__(self, model: ModelFile, change) -> None:
+        super().__init__(model.contract, gates=model.attention)
+        self.info = replace(self.info, backend="onnxruntime")
+        self._answers = {x[0].tobytes(): i for i, x in enumerate(model.golden.x)}
+        self._golden, self._right = model.golden.logits, run_outputs(model.proto, model.golden.x)[1]
+        self._change = change
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        return self._golden[[self._answers[window[0].tobytes()] for window in x]]
+
+    def _run_attention(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = [self._answers[window[0].tobytes()] for window in x]
+        gates = self._right[places].copy()
+        if places == [2]:
+            gates[0, 5] = self._change(gates[0, 5])
+        return self._run(x), gates
+
+
+@pytest.mark.parametrize(
+    ("change", "failures"),
+    [
+        (lambda gate: gate, ()),
+        (lambda gate: gate + 0.5 * GATE_TOLERANCES["fp32"], ()),
+        (lambda gate: gate + 2 * GATE_TOLERANCES["fp32"], (2,)),
+        (lambda gate: gate * np.nan, (2,)),
+    ],
+)
+def test_one_gate_of_one_window_has_two_sides(attentive, change, failures):
+    model = load_model_file(attentive)
+    result = verify_engine(model, OtherGates(model, change))
+    assert (result.failures, result.max_difference, result.flips) == (failures, 0.0, 0)
+
+
+def test_int8_gates_are_held_to_their_own_graph(cli, attentive):
+    """Their distance from FP32 is the quantisation's; here it is whether the engine computes what its graph says."""
+    calibrate_by_hand(attentive)
+    found = cli("sattn-verify", attentive, "--precision", "int8", "--json").json
+    assert found["passed"]
+    assert found["attention_difference"] < 1e-3
+    model = load_model_file(attentive)
+    exact = run_outputs(model.proto, model.golden.x)[1]
+    engine = open_engine(model, "onnxruntime", EngineOptions("int8"))
+    assert np.abs(engine.infer_attention(model.golden.x, [0, 0, 0])[1] - exact).max() > 1e-3, "the control"
 
 
 # ------------------------------------------------------------------ INT8

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from sattn_edge.calibration_table import Agreement
+from sattn_edge.engine import Engine
 from sattn_edge.engine_manifest import Acceptance
-from sattn_edge.engine_onnxruntime import run_graph
+from sattn_edge.engine_onnxruntime import run_outputs
 from sattn_edge.model_file import Golden
 from sattn_runtime.logits import lead
+from sattn_runtime.verify import GATE_TOLERANCES, gates_of
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 2e-2}
 """Largest logit difference to ONNX Runtime on the same lowered graph, of the logit scale, by precision.
@@ -23,16 +23,23 @@ kernel, and, in INT8, values that come to lie on the other side of a level.
 BASIS = "ONNX Runtime on the same lowered graph"
 _BEYOND = 1e9  # of the logit scale: stands for NaN and Inf, which JSON does not have
 
-Infer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
+def accept(engine: Engine, graph: ModelProto, golden: Golden, precision: str) -> Acceptance:
+    """Golden windows one by one and as one batch, beside ONNX Runtime with every node run as it is written.
 
-def accept(infer: Infer, graph: ModelProto, golden: Golden, precision: str) -> Acceptance:
-    """Golden windows one by one and as one batch, beside ONNX Runtime with every node run as it is written."""
-    wanted = run_graph(graph, golden.x).astype(np.float64)
-    singly = np.concatenate([infer(golden.x[i : i + 1]) for i in range(len(golden.x))])
-    together = infer(golden.x)
+    Gates, where the graph gives them, count too; `difference` is theirs where they are what is beyond the tolerance.
+    """
+    outputs = run_outputs(graph, golden.x)
+    wanted = outputs[0].astype(np.float64)
+    singly = np.concatenate([engine.infer(golden.x[i : i + 1]) for i in range(len(golden.x))])
+    together = engine.infer(golden.x)
     scale = float(np.abs(wanted).max()) or 1.0
     difference = np.maximum(np.abs(singly - wanted), np.abs(together - wanted)).max() / scale
+    accepted = bool(difference <= TOLERANCES[precision])  # NaN is beyond any tolerance
+    if engine.gates is not None:
+        gates = np.abs(gates_of(engine, golden.x) - outputs[1]).max()
+        if not gates <= GATE_TOLERANCES[precision]:
+            accepted, difference = False, np.maximum(difference, gates)
     flipped = singly.argmax(1) != wanted.argmax(1)
     margins = lead(wanted) / scale
     return Acceptance(
@@ -43,7 +50,7 @@ def accept(infer: Infer, graph: ModelProto, golden: Golden, precision: str) -> A
         tolerance=TOLERANCES[precision],
         flips=int(flipped.sum()),
         worst_margin=float(margins[flipped].max()) if flipped.any() else 0.0,
-        accepted=bool(difference <= TOLERANCES[precision]),  # NaN is beyond any tolerance
+        accepted=accepted,
     )
 
 

@@ -161,7 +161,7 @@ def _looked_at(
         changed = _with(changed, note=note)
     if engine is None or executor is None:
         return Tried(changed, graph, compiled, layers)
-    judged = accept(call_of(model, executor).infer, graph, model.golden, candidate.precision)
+    judged = accept(call_of(model, executor), graph, model.golden, candidate.precision)
     accepted = _with(changed, acceptance=judged)
     return Tried(accepted, graph, compiled, layers, engine, executor if judged.accepted else None)
 
@@ -169,7 +169,7 @@ def _looked_at(
 def call_of(model: ModelFile, executor: Executor) -> TensorRTEngine:
     """An engine around an executor, for measuring: it is never handed out, and closes no device."""
     info = EngineInfo("tensorrt", "", "", "", 1, model.graph_digest)
-    return TensorRTEngine(executor, info, model.contract)
+    return TensorRTEngine(executor, info, model.contract, gates=model.attention)
 
 
 def nothing_left(model: ModelFile, tried: Sequence[Tried], precision: str) -> QualityError:

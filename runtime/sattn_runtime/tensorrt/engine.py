@@ -5,13 +5,15 @@ Nothing is built here. The engine's digest is checked before TensorRT sees a byt
 
 from __future__ import annotations
 
+from time import monotonic_ns
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sattn_edge.attention_output import AttentionLayout
 from sattn_edge.contract import Contract
-from sattn_edge.engine import EngineInfo, EngineOptions, check_windows
+from sattn_edge.engine import COPIED_OUT, Attended, EngineInfo, EngineOptions, check_windows
 from sattn_edge.engine_manifest import Manifest, Request, Shortcut
 from sattn_edge.engine_store import REBUILD, EngineStore, default_store
 from sattn_edge.errors import SattnEdgeError, UnavailableError, UsageError
@@ -31,10 +33,18 @@ class TensorRTEngine:
         info: what it says of itself.
         contract: of the model file it was built from.
         device: closed with the engine, None where somebody else closes it.
+        gates: how the gates lie in the output `attention`, None where the model file does not give them.
     """
 
-    def __init__(self, executor: Executor, info: EngineInfo, contract: Contract, device: Device | None = None) -> None:
-        self.info, self.contract = info, contract
+    def __init__(
+        self,
+        executor: Executor,
+        info: EngineInfo,
+        contract: Contract,
+        device: Device | None = None,
+        gates: AttentionLayout | None = None,
+    ) -> None:
+        self.info, self.contract, self.gates = info, contract, gates
         self._executor, self._device = executor, device
         self._most = executor.batch.most
         self._check_thread = executor.check_thread
@@ -60,6 +70,14 @@ class TensorRTEngine:
         """
         self._check_thread()
         return self._executor.run(x, stamps)
+
+    def infer_attention(self, x: NDArray[np.float32], stamps: list[int]) -> Attended:
+        """Like `infer_stamped`, with the gates float32 [b, values]. Raises UsageError where there are none."""
+        self._check_thread()
+        logits = self._executor.run(x, stamps)
+        gates = self._executor.gates(len(x))
+        stamps[COPIED_OUT] = monotonic_ns()
+        return logits, gates
 
     def close(self) -> None:
         """Gives stream, buffers and contexts back."""
@@ -96,7 +114,7 @@ def _open(model: ModelFile, options: EngineOptions, device: Device, store: Engin
     engine = deserialise(device.bindings, plan, build_line(model, manifest.subject.request))
     shortcut = manifest.shortcut or Shortcut()
     executor = Executor(device.bindings, device.cuda, engine, limits(manifest.subject.request), shortcut)
-    return TensorRTEngine(executor, info_of(manifest, model, device), model.contract, device)
+    return TensorRTEngine(executor, info_of(manifest, model, device), model.contract, device, model.attention)
 
 
 def _read(model: ModelFile, options: EngineOptions, device: Device, store: EngineStore) -> tuple[Manifest, bytes]:

@@ -12,13 +12,15 @@ Every size of batch has a context of its own, so that what was captured for one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic_ns
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sattn_edge.attention_output import OUTPUT
+from sattn_edge.engine import no_attention
 from sattn_edge.engine_manifest import Shortcut
 from sattn_edge.errors import UnavailableError
 from sattn_runtime.cuda import Cuda
@@ -30,12 +32,27 @@ _FLOAT32 = np.dtype(np.float32)
 
 @dataclass(frozen=True)
 class Tensors:
-    """Names and shapes [.., without the batch] of the engine's one input and one output."""
+    """Names and shapes [.., without the batch] of the engine's one input, its logits, and its gates where it has them.
+
+    gates: name of the output `attention`, "" where there is none; values: how many numbers it has for one window.
+    """
 
     input: str
     output: str
     window: tuple[int, ...]
     classes: int
+    gates: str = ""
+    values: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Buffer:
+    """A host array [largest batch, ...] and its address, where the GPU finds the same data, the bytes of one window."""
+
+    array: NDArray[np.float32]
+    address: int
+    device: int
+    each: int
 
 
 @dataclass(eq=False)
@@ -62,15 +79,19 @@ class Executor:
         self.tensors = tensors_of(bindings, engine)
         self._ready: dict[int, _Ready] = {}
         self._stream = cuda.create_stream()
-        shapes = ((batch.most, *self.tensors.window), (batch.most, self.tensors.classes))
-        self._in_bytes, self._out_bytes = (int(np.prod(shape[1:])) * _FLOAT32.itemsize for shape in shapes)
-        (self._host_in, self._in_at, self._device_in), (self._host_out, self._out_at, self._device_out) = (
-            self._buffer(shape) for shape in shapes
-        )
+        tensors = self.tensors
+        self._in = self._buffer(tensors.window)
+        self._out = {tensors.output: self._buffer((tensors.classes,))}
+        if tensors.gates:
+            self._out[tensors.gates] = self._buffer((tensors.values,))
+        self._host_in, self._host_out = self._in.array, self._out[tensors.output].array
 
-    def _buffer(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], int, int]:
-        """A host array, its address, and where the GPU finds the same data."""
-        nbytes = int(np.prod(shape)) * _FLOAT32.itemsize
+    def _buffer(self, tail: tuple[int, ...]) -> _Buffer:
+        """Room for the largest batch of [b, *tail]."""
+        shape, each = (self.batch.most, *tail), int(np.prod(tail)) * _FLOAT32.itemsize
+        return _Buffer(*self._memory(shape, self.batch.most * each), each)
+
+    def _memory(self, shape: tuple[int, ...], nbytes: int) -> tuple[NDArray[np.float32], int, int]:
         if self.shortcut.memory == "pageable":
             array = np.zeros(shape, np.float32)
             return array, array.ctypes.data, self._cuda.allocate(nbytes)
@@ -85,6 +106,8 @@ class Executor:
 
     def run(self, x: NDArray[np.float32], stamps: list[int] | None = None) -> NDArray[np.float32]:
         """Windows float32 [b, 1, series, modal], b up to the largest batch -> logits float32 [b, classes].
+
+        Until the next call, `gates` has the gates of the same windows.
 
         stamps: filled with the times when the windows were copied, the GPU was done, and the logits were copied. What
         copies on the stream itself is part of the second.
@@ -109,6 +132,13 @@ class Executor:
             # TensorRT sets up what it needs at the first call of a shape, which must not be part of what is captured.
             ready.graph = self._capture(ready.context, size)
         return logits
+
+    def gates(self, n: int) -> NDArray[np.float32]:
+        """The gates float32 [n, values] of the n windows of the last call. Raises UsageError where there are none."""
+        if not self.tensors.gates:
+            raise no_attention()
+        found: NDArray[np.float32] = self._out[self.tensors.gates].array[:n].copy()
+        return found
 
     def device_us(self, calls: int) -> list[float]:
         """Times of the engine alone on the GPU, by CUDA events, for the usual batch. Copies are no part of it."""
@@ -145,18 +175,19 @@ class Executor:
             )
         if self.batch.least != self.batch.most:
             self._must(context.set_input_shape(self.tensors.input, (size, *self.tensors.window)), "set_input_shape")
-        for name, pointer in ((self.tensors.input, self._device_in), (self.tensors.output, self._device_out)):
-            self._must(context.set_tensor_address(name, pointer), "set_tensor_address")
+        for name, buffer in ((self.tensors.input, self._in), *self._out.items()):
+            self._must(context.set_tensor_address(name, buffer.device), "set_tensor_address")
         ready = self._ready[size] = _Ready(context)
         return ready
 
     def _enqueue(self, context: Any, size: int) -> None:
         copies = self.shortcut.memory != "mapped"
         if copies:
-            self._cuda.copy_in(self._device_in, self._in_at, size * self._in_bytes, self._stream)
+            self._cuda.copy_in(self._in.device, self._in.address, size * self._in.each, self._stream)
         self._execute(context)
         if copies:
-            self._cuda.copy_out(self._out_at, self._device_out, size * self._out_bytes, self._stream)
+            for out in self._out.values():
+                self._cuda.copy_out(out.address, out.device, size * out.each, self._stream)
 
     def _execute(self, context: Any) -> None:
         self._must(context.execute_async_v3(self._stream), "execute_async_v3")
@@ -197,7 +228,8 @@ def tensors_of(bindings: Bindings, engine: Any) -> Tensors:
     """Input and output of an engine, by name.
 
     Raises:
-        UnavailableError: not one float32 input [b, 1, series, modal] and one float32 output [b, classes].
+        UnavailableError: other than one float32 input [b, 1, series, modal], one float32 output [b, classes] and at
+            most one more called `attention` [b, values].
     """
     trt = bindings.module
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -205,8 +237,11 @@ def tensors_of(bindings: Bindings, engine: Any) -> Tensors:
     outputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT]
     shapes = {n: tuple(engine.get_tensor_shape(n)) for n in names}
     floats = all(engine.get_tensor_dtype(n) == trt.DataType.FLOAT for n in names)
-    if (len(inputs), len(outputs)) != (1, 1) or not floats or len(shapes[outputs[0]]) != 2:
+    gates = [n for n in outputs if n == OUTPUT and len(outputs) > 1]
+    logits = [n for n in outputs if n not in gates]
+    if (len(inputs), len(logits)) != (1, 1) or not floats or any(len(shapes[n]) != 2 for n in outputs):
         told = ", ".join(f"{n} {list(shapes[n])}" for n in names)
         found = f"has other inputs and outputs than a model file ({told})"
         raise UnavailableError("engine", found, todo="build it again")
-    return Tensors(inputs[0], outputs[0], shapes[inputs[0]][1:], int(shapes[outputs[0]][1]))
+    tensors = Tensors(inputs[0], logits[0], shapes[inputs[0]][1:], int(shapes[logits[0]][1]))
+    return replace(tensors, gates=OUTPUT, values=int(shapes[OUTPUT][1])) if gates else tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,16 +81,26 @@ def _try(
         return _Way(shortcut, None, f"{device.cuda.info.adapter} has no CUDA graphs")
     if shortcut.memory == "mapped" and not device.cuda.info.can_map_host:
         return _Way(shortcut, None, "this GPU can't read the host's memory")
-    wanted = kept.executor.run(windows) if kept.executor is not None else None
+    wanted = None if kept.executor is None else _outputs(call_of(model, kept.executor), windows)
     try:
         engine = call_of(model, Executor(around.bindings, device.cuda, kept.engine, limits(around.request), shortcut))
         # The first call is plain, the second captures or replays, the third replays.
-        found = [engine.infer(windows) for _ in range(3)]
+        found = [_outputs(engine, windows) for _ in range(3)]
     except SattnEdgeError as error:
         if shortcut == PLAIN:
             raise
         return _Way(shortcut, None, error.found)
-    scale = float(np.abs(found[0]).max()) or 1.0
-    if wanted is not None and any(not np.abs(one - wanted).max() <= _SAME * scale for one in found):
+    if wanted is not None and not all(_same(one, wanted) for one in found):
         return _Way(shortcut, None, "gives other logits")
     return _Way(shortcut, engine)
+
+
+def _outputs(engine: TensorRTEngine, windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Logits, and the gates where there are some, of one call."""
+    return (engine.infer(windows),) if engine.gates is None else engine.infer_attention(windows, [0, 0, 0])
+
+
+def _same(found: Sequence[NDArray[np.float32]], wanted: Sequence[NDArray[np.float32]]) -> bool:
+    scales = [float(np.abs(one).max()) or 1.0 for one in wanted]
+    rows = zip(found, wanted, scales, strict=True)
+    return all(bool(np.abs(one - other).max() <= _SAME * scale) for one, other, scale in rows)

@@ -8,8 +8,9 @@ from time import sleep
 import numpy as np
 from numpy.typing import NDArray
 
+from sattn_edge.attention_output import AttentionLayout
 from sattn_edge.contract import Contract
-from sattn_edge.engine import EngineInfo, HostEngine
+from sattn_edge.engine import Attended, EngineInfo, HostEngine, no_attention
 
 Logits = Callable[[NDArray[np.float32]], Sequence[float]]
 
@@ -23,12 +24,22 @@ class FakeEngine(HostEngine):
             nearest to the window's mean has the largest one: `logits[k] = -|mean - k|`.
         delay_s: how long every window takes, slept away.
         record: keep a copy of every window in `windows`, in the order they came.
+        gates: how its attention is laid out; it then gives `attention(window)`, or 0.5 for every value.
+        attention: maps a window float32 [series, modal] to its gates [values].
     """
 
     def __init__(
-        self, contract: Contract, logits: Logits | None = None, delay_s: float = 0.0, *, record: bool = False
+        self,
+        contract: Contract,
+        logits: Logits | None = None,
+        delay_s: float = 0.0,
+        *,
+        record: bool = False,
+        gates: AttentionLayout | None = None,
+        attention: Logits | None = None,
     ) -> None:
-        self.contract = contract
+        self.contract, self.gates = contract, gates
+        self._attention = attention or (lambda _: [0.5] * (gates.values if gates is not None else 0))
         self.info = EngineInfo("fake", "1", "fp32", "none", 1, "sha256:" + "0" * 64)
         self.windows: list[NDArray[np.float32]] = []
         self.closed = False
@@ -44,6 +55,11 @@ class FakeEngine(HostEngine):
         if self._delay_s:
             sleep(self._delay_s * len(x))
         return np.array([self._logits(window[0]) for window in x], np.float32)
+
+    def _run_attention(self, x: NDArray[np.float32]) -> Attended:
+        if self.gates is None:
+            raise no_attention()
+        return self._run(x), np.array([self._attention(window[0]) for window in x], np.float32)
 
     def _nearest(self, window: NDArray[np.float32]) -> Sequence[float]:
         mean = float(window.mean(dtype=np.float64))

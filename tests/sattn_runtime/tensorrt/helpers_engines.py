@@ -10,6 +10,8 @@ from onnx import ModelProto
 
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement
 from sattn_edge.lowering import Lowered, Target, lower, pass_list
+from sattn_edge.passes import run_passes
+from sattn_edge.passes.expose_gates import ExposeGates
 from sattn_runtime.tensorrt.compile_process import CompileOptions, compile_graph
 from sattn_runtime.tensorrt.job import Profile
 from sattn_runtime.tensorrt.layers import EngineLayer, EngineTensor, parse_layers
@@ -29,13 +31,25 @@ def source(network: Network) -> ModelProto:
     return build(network, np.float32)
 
 
-def lowered(network: Network, form: str, precision: str, *, typed: bool = True, ranged: bool = False) -> Lowered:
-    """Lowered for TensorRT; INT8 on the products of all blocks but the first. ranged: the batch stays free."""
+def lowered(
+    network: Network,
+    form: str,
+    precision: str,
+    *,
+    typed: bool = True,
+    ranged: bool = False,
+    attention: bool = False,
+) -> Lowered:
+    """Lowered for TensorRT; INT8 on the products of all blocks but the first. ranged: the batch stays free.
+
+    attention: its gates are an output.
+    """
     layers = tuple(LayerChoice(f"conv{i}", True, low=0.0, high=6.0) for i in range(1, len(network.layers)))
     placement = Placement("tensorrt", "s8", layers, _NONE, _NONE, True) if precision == "int8" else None
     target = Target("tensorrt", form, precision, placement=placement, typed=typed)
     stop = len(pass_list(target)) - 1 if ranged else None  # the last pass fixes the batch
-    return lower(source(network), target, stop)
+    model = source(network)
+    return lower(run_passes(model, [ExposeGates()])[0] if attention else model, target, stop)
 
 
 def layer(nodes: Iterable[str], *, reads: Sequence[str] = ("float32",), kind: str = "kgen") -> EngineLayer:
@@ -56,10 +70,16 @@ def by_type(types: Mapping[str, str]) -> list[EngineLayer]:
 
 @cache
 def compiled(
-    network: str, form: str, precision: str, arch: str = "SM86", *, ranged: bool = False
+    network: str,
+    form: str,
+    precision: str,
+    arch: str = "SM86",
+    *,
+    ranged: bool = False,
+    attention: bool = False,
 ) -> tuple[ModelProto, tuple[EngineLayer, ...]]:
     """One of NETWORKS lowered, and the kernels TensorRT-RTX makes of it, with no GPU."""
-    model = lowered(NETWORKS[network], form, precision, ranged=ranged).model
+    model = lowered(NETWORKS[network], form, precision, ranged=ranged, attention=attention).model
     return model, kernels(model, arch, Profile(1, 4, 8) if ranged else None)
 
 

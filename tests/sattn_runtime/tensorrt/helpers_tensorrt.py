@@ -29,9 +29,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, **config: Any) -> Path | None:
     return use_fake_device(monkeypatch, api=API, **config)
 
 
-def save(folder: Path, *, calibrated: bool = True, name: str = "small.onnx") -> Path:
+def save(folder: Path, *, calibrated: bool = True, name: str = "small.onnx", attention: bool = False) -> Path:
     """A small model file: windows of 32 x 3, two blocks, three classes."""
-    path = save_model(folder, window=32, modal=3, name=name)
+    path = save_model(folder, window=32, modal=3, name=name, attention=attention)
     return calibrate_by_hand(path) if calibrated else path
 
 
