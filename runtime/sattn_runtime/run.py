@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic_ns
@@ -15,7 +16,8 @@ from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
 from sattn_edge.errors import BudgetError, RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
-from sattn_runtime.decision import Decision, Smoother
+from sattn_runtime.decision import Decision
+from sattn_runtime.events import Gap
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
@@ -24,6 +26,7 @@ from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
+from sattn_runtime.stream_options import StreamOptions
 
 _SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
 # How long a read may wait: what a signal has to wait for at most.
@@ -48,6 +51,11 @@ class RunOptions:
     fallback: str | None = None
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
+    stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
+
+    def stream_options(self) -> StreamOptions:
+        """Those of a stream, `smooth` among them."""
+        return replace(self.stream, decision=replace(self.stream.decision, smooth=self.smooth))
 
 
 @dataclass
@@ -66,9 +74,13 @@ class RunResult:
     streams: int = 0
     windows: int = 0
     unjudged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
+    missing: int = 0
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
     delay_samples: float = 0.0
+    disorder_samples: int = 0
     stopped: bool = False
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
@@ -143,7 +155,7 @@ def _check(options: RunOptions) -> None:
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
     check_fallback(options.fallback, options.backend)
-    Smoother(options.smooth)
+    options.stream_options().check()
 
 
 def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
@@ -179,7 +191,6 @@ class _Loop:
         self._journal: Journal | None = None
         self._stream: Stream | None = None
         self._name = ""
-        self._gaps_told = 0
 
     def run(self, source: Source, stop: Stop) -> None:
         began = monotonic_ns()
@@ -222,10 +233,11 @@ class _Loop:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
             self._tell(f"note: {note}")
-        self._stream = Stream(self._result.engine, self._result.hop, self._options.smooth)
-        self._name, self._gaps_told = start.name, 0
+        self._stream = Stream(self._result.engine, self._result.hop, options=self._options.stream_options())
+        self._name = start.name
         self._result.streams += 1
         self._result.delay_samples = self._stream.delay_samples
+        self._result.disorder_samples = self._stream.disorder_samples
         self._result.score.begin(start.labels)
         self._result.latency.new_stream()
         if self._journal is not None:
@@ -233,14 +245,18 @@ class _Loop:
             self._journal.flush()
 
     def _take(self, chunk: Chunk) -> None:
-        """The hot path."""
-        stream, journal, result = self._stream, self._journal, self._result
+        stream = self._stream
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
-        for decision in stream.process(chunk):
+        self._hand_over(stream, stream.process(chunk))
+
+    def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> None:
+        """The hot path."""
+        journal, result = self._journal, self._result
+        for decision in decisions:
             decided = monotonic_ns()
-            if len(stream.gaps) > self._gaps_told:
-                self._tell_gaps(stream)
+            if stream.log.waiting:
+                self._tell_news(stream)
             truth = result.score.add(decision)
             if journal is not None:
                 journal.window(self._name, decision, truth, scored=result.score.scoring)
@@ -253,26 +269,32 @@ class _Loop:
         if journal is not None:
             journal.flush()
 
-    def _tell_gaps(self, stream: Stream) -> None:
-        for gap in stream.gaps[self._gaps_told :]:
-            if self._journal is not None:
-                self._journal.gap(self._name, gap)
-        self._gaps_told = len(stream.gaps)
+    def _tell_news(self, stream: Stream) -> None:
+        for news in stream.log.fetch():
+            if self._journal is None:
+                continue
+            if isinstance(news, Gap):
+                self._journal.gap(self._name, news)
+            else:
+                self._journal.event(self._name, news)
 
     def _end_stream(self) -> None:
         """Adds the finished stream's counts to the run's."""
         stream, result = self._stream, self._result
         if stream is None:
             return
-        self._tell_gaps(stream)
+        self._hand_over(stream, stream.finish())
+        self._tell_news(stream)
         result.latency.fold()
-        ring = stream.ring
-        counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
-        for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
-            result.samples[kind] += count
+        for kind, count in stream.samples.items():
+            if count or kind in _SAMPLE_KINDS:
+                result.samples[kind] = result.samples.get(kind, 0) + count
         result.windows += stream.windows
         result.unjudged += stream.unjudged
-        result.gaps += len(stream.gaps)
+        result.reasons.update(stream.reasons)
+        result.events.update(stream.log.counts)
+        result.missing += stream.log.missing
+        result.gaps += stream.log.counts["gap"]
         self._stream = None
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from time import monotonic_ns
 
 import numpy as np
@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 
 from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
-from sattn_edge.windows import gaps
-from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision, Smoother
+from sattn_runtime.decider import Decider, DecisionOptions, States, Verdict
+from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision
+from sattn_runtime.events import Event, EventLog, Gap
+from sattn_runtime.filling import fill
+from sattn_runtime.numbering import Numbering
+from sattn_runtime.pieces import Break, Piece, Step
 from sattn_runtime.ring import Ring
+from sattn_runtime.sample_clock import SampleClock
 from sattn_runtime.sources.base import Chunk
+from sattn_runtime.stream_options import INTERPOLATE, StreamOptions
 
-
-@dataclass(frozen=True)
-class Gap:
-    """A hole in the stream: it lies before `sample`, lasts `seconds`, and cost `dropped` waiting samples."""
-
-    sample: int
-    seconds: float
-    dropped: int
+__all__ = ["Gap", "Stream"]
 
 
 class Stream:
@@ -33,30 +32,70 @@ class Stream:
         engine: shared freely between streams of one thread.
         hop: samples from one window to the next; the contract's if None.
         smooth: decide on the mean score of this many windows; 1 leaves every window to itself.
+        options: what to do about gaps, disorder and doubtful decisions; with it, `smooth` is that of its `decision`.
 
-    Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one.
+    Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one, unless it was filled.
     """
 
-    def __init__(self, engine: Engine, hop: int | None = None, smooth: int = 1) -> None:
+    def __init__(
+        self, engine: Engine, hop: int | None = None, smooth: int = 1, options: StreamOptions | None = None
+    ) -> None:
         contract = engine.contract
-        self.engine = engine
+        options = options or StreamOptions(decision=DecisionOptions(smooth))
+        options.check()
+        self.engine, self.options = engine, options
         self.ring = Ring(contract.window, hop if hop is not None else contract.hop, contract.modal)
-        self.windows = 0
-        self.gaps: list[Gap] = []
-        self.unjudged = 0
+        self.clock = SampleClock(contract.rate_hz, contract.modal, options.clock)
+        self.log = EventLog()
+        self.windows = self.unjudged = 0
+        self.reasons: Counter[str] = Counter()  # why windows have no label
+        self.received = self.filled = self.overload = 0
         self._labels = contract.labels
-        self._rate_hz = contract.rate_hz
-        self._smoother = Smoother(smooth)
+        self._decider = Decider(options.decision, self.ring.hop, contract.rate_hz)
+        told = options.decision.dwell_s is not None
+        self._states = States(self._decider.dwell, contract.rate_hz) if told else None
         self._shape = (1, 1, contract.window, contract.modal)
         self._stamps = [0, 0, 0]
-        self._last_bad = -1  # the newest sample with NaN or Inf
-        self._seen_end = 0  # samples in the ring once the chunk at hand is through
-        self._last_time_s: float | None = None
+        self._last_bad = -1  # the newest row with NaN or Inf
+        self._timed = False  # whether any chunk had numbers or stamps
+        self._most_filled = options.most_filled(contract.window)
+        self._hole: Break | None = None
+        self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
+        self._made_up: deque[tuple[int, int]] = deque()  # rows of the ring, [begin, end)
+        self._numbering = Numbering()
+
+    @property
+    def gaps(self) -> deque[Gap]:
+        """The last gaps."""
+        return self.log.gaps
 
     @property
     def delay_samples(self) -> float:
         """Algorithmic delay: from the middle of what a decision speaks of to the sample that completes it."""
-        return (self.ring.window - 1) / 2 + self._smoother.delay_samples(self.ring.hop)
+        return (self.ring.window - 1) / 2 + self._decider.delay_samples
+
+    @property
+    def disorder_samples(self) -> int:
+        """How many samples longer a decision may wait where samples are missing or out of order."""
+        waits = self._most_filled if self.options.gap == INTERPOLATE else 0
+        return waits + self.options.clock.reorder
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Where every sample went: `in` + `filled` is the sum of the others at every moment between two chunks."""
+        ring, order = self.ring, self.clock.order
+        return {
+            "in": self.received,
+            "filled": self.filled,
+            "in_windows": ring.in_windows,
+            "skipped": ring.skipped,
+            "dropped": ring.dropped,
+            "duplicate": order.duplicates,
+            "late": order.late,
+            "overload": self.overload,
+            "waiting": ring.waiting,
+            "held": order.held,
+        }
 
     def push(self, samples: NDArray[np.float32], timestamp_s: NDArray[np.float64] | None = None) -> list[Decision]:
         """Takes samples `[n, modal]` in physical units, returns the decisions they complete (often none).
@@ -64,50 +103,94 @@ class Stream:
         Raises:
             UsageError: another number of channels or dimensions.
         """
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
-            raise UsageError("samples", f"got shape {list(samples.shape)}", f"the contract says [n, {self.ring.modal}]")
-        return list(self.process(Chunk(samples, monotonic_ns(), timestamp_s=timestamp_s)))
+        return list(self.process(Chunk(np.asarray(samples, np.float32), monotonic_ns(), timestamp_s=timestamp_s)))
 
     def process(self, chunk: Chunk) -> Iterator[Decision]:
         """Like `push` for a chunk from a source, which also says when its samples arrived."""
-        if chunk.timestamp_s is None:
-            yield from self._feed(chunk, 0, len(chunk.samples))
+        samples = chunk.samples
+        if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
+            raise UsageError("samples", f"got shape {list(samples.shape)}", f"the contract says [n, {self.ring.modal}]")
+        if chunk.timestamp_s is None and chunk.sequence is None and not self._timed:
+            self.received += len(samples)
+            yield from self._feed(samples, chunk.arrival_ns, chunk.period_ns, chunk.finite)
             return
-        begin = 0
-        for at, seconds in self._holes(chunk.timestamp_s):
-            yield from self._feed(chunk, begin, at)
-            self._break(seconds)
-            begin = at
-        yield from self._feed(chunk, begin, len(chunk.samples))
+        steps = self.clock.take(chunk)
+        self._timed = True
+        begin, self.received = self.received, self.received + len(samples)
+        yield from self._follow(steps, begin)
 
-    def _holes(self, timestamp_s: NDArray[np.float64]) -> list[tuple[int, float]]:
-        """(first sample behind it, seconds) of every gap in a chunk, the one before its first sample included."""
-        if not len(timestamp_s):
-            return []
-        before = [] if self._last_time_s is None else [self._last_time_s]
-        joined = np.concatenate([before, timestamp_s])
-        self._last_time_s = float(timestamp_s[-1])
-        found = gaps(joined, self._rate_hz)
-        return [(int(i) - len(before), float(joined[i] - joined[i - 1])) for i in found]
+    def lost(self, samples: int) -> None:
+        """So many samples were dropped before they came here: they are counted, and no window spans them."""
+        self._timed = True
+        self.received += samples
+        self.overload += samples
+        self.clock.lost(samples)
+        self.log.add(Event("overload", self.received, samples))
 
-    def _break(self, seconds: float) -> None:
+    def finish(self) -> Iterator[Decision]:
+        """The stream ends: decides on what was held back, and ends the state."""
+        yield from self._follow(self.clock.flush(), self.received)
+        self._tell(self._states.end() if self._states is not None else [])
+
+    def _follow(self, steps: list[Step], begin: int) -> Iterator[Decision]:
+        """Does what the clock says of a chunk whose first sample is number `begin`."""
+        for step in steps:
+            if isinstance(step, Piece):
+                number = self._numbering.number(self.ring.samples) if step.at is None else begin + step.at
+                if self._hole is not None:
+                    hole, self._hole = self._hole, None
+                    yield from self._cross(hole, step, number)
+                self._numbering.mark(self.ring.samples, number)
+                yield from self._feed(step.samples, step.arrival_ns, step.period_ns, step.finite)
+            elif isinstance(step, Break):
+                self._hole = step
+            else:
+                step.sample = self.received
+                self.log.add(step)
+
+    def _cross(self, hole: Break, behind: Piece, number: int) -> Iterator[Decision]:
+        """Fills a hole before a piece, or breaks the stream there."""
+        missing = hole.missing
+        if hole.cause == "gap" and missing is not None and missing <= self._most_filled and self._last_row is not None:
+            self.log.add(Gap(number, hole.seconds, 0, missing, filled=missing))
+            yield from self._make_up(missing, self._last_row, behind, number)
+            return
         dropped = self.ring.restart()
-        self._smoother.reset()
-        self.gaps.append(Gap(self.ring.samples, seconds, dropped))
+        self._decider.reset()
+        self._tell(self._states.gap() if self._states is not None else [])
+        self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause))
 
-    def _feed(self, chunk: Chunk, begin: int, end: int) -> Iterator[Decision]:
-        samples = chunk.samples if end - begin == len(chunk.samples) else chunk.samples[begin:end]
+    def _make_up(self, missing: int, before: NDArray[np.float32], behind: Piece, number: int) -> Iterator[Decision]:
+        begin = self.ring.samples
+        while self._made_up and self._made_up[0][1] <= begin - self.ring.window:
+            self._made_up.popleft()
+        self._made_up.append((begin, begin + missing))
+        self.filled += missing
+        self._numbering.mark(begin, max(number - 1, 0), 0.0)
+        arrival_ns = behind.arrival_ns
+        if arrival_ns is not None:
+            arrival_ns -= (len(behind.samples) - 1) * behind.period_ns
+        rows = fill(self.options.gap, missing, before, behind.samples[0])
+        yield from self._feed(rows, arrival_ns, 0, False)
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            self.log.add(event)
+
+    def _feed(
+        self, samples: NDArray[np.float32], arrival_ns: int | None, period_ns: int, finite: bool
+    ) -> Iterator[Decision]:
         started = monotonic_ns()
-        self._seen_end = self.ring.samples + end - begin
-        if not chunk.finite:
+        if not finite:
             self._note_bad(samples)
-        after = len(chunk.samples) - end + self._seen_end - self.ring.window
+        if self._most_filled and len(samples):
+            self._last_row = samples[-1].copy()
+        after = self.ring.samples + len(samples) - self.ring.window
         for first, view in self.ring.feed(samples):
             due = started
-            if chunk.arrival_ns is not None:
-                # `after - first` of the chunk's samples came behind this window's last one.
-                due = min(started, chunk.arrival_ns - (after - first) * chunk.period_ns)
+            if arrival_ns is not None:
+                # `after - first` of the piece's samples came behind this window's last one.
+                due = min(started, arrival_ns - (after - first) * period_ns)
             yield self._decide(first, view, due, started)
             started = monotonic_ns()
 
@@ -119,17 +202,14 @@ class Stream:
             self._last_bad = self.ring.samples + int(np.flatnonzero(~good.all(axis=1))[-1])
 
     def _decide(self, first: int, view: NDArray[np.float32], due: int, started: int) -> Decision:
-        last = first + self.ring.window - 1
         assembled = monotonic_ns()
-        number = self.windows
-        self.windows += 1
         if self._last_bad >= first and not np.isfinite(view).all():
-            self.unjudged += 1
+            self._decider.unjudged()
             spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-            return Decision(number, first, last, None, None, None, None, spent, NON_FINITE)
+            return self._decision(first, (None, None, NON_FINITE), None, spent)
         stamps = self._stamps
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
-        decided = self._smoother.decide(logits)
+        verdict = self._decider.decide(logits)
         copied_in, inferred, copied_out = stamps
         spent = (
             started - due,
@@ -139,8 +219,27 @@ class Stream:
             copied_out - inferred,
             monotonic_ns() - copied_out,
         )
-        if decided is None:
+        return self._decision(first, verdict, logits, spent)
+
+    def _decision(self, first: int, verdict: Verdict, logits: list[float] | None, spent: tuple[int, ...]) -> Decision:
+        index, score, reason = verdict
+        number, last, filled = self.windows, first + self.ring.window - 1, 0
+        self.windows += 1
+        label = None if index is None else self._labels[index]
+        if reason is not None:
             self.unjudged += 1
-            return Decision(number, first, last, None, None, None, None, spent, OVERFLOW)
-        index, score = decided
-        return Decision(number, first, last, index, self._labels[index], score, logits, spent)
+            self.reasons[reason] += 1
+            logits = None if reason == OVERFLOW else logits
+        if not self._numbering.plain:
+            first, last, filled = self._place(first, last)
+        decision = Decision(number, first, last, index, label, score, logits, spent, reason, filled)
+        if self._states is not None:
+            self._tell(self._states.add(decision))
+        return decision
+
+    def _place(self, first: int, last: int) -> tuple[int, int, int]:
+        """Rows of the ring as the source's samples, and how many of them were made up."""
+        filled = sum(max(0, min(end, last + 1) - max(begin, first)) for begin, end in self._made_up)
+        numbering = self._numbering
+        numbering.forget(first)
+        return numbering.number(first), numbering.number(last), filled
