@@ -60,7 +60,6 @@ class Arrivals:
         self._packet = 1  # the longest run of equal stamps
         self._regular = True  # all packets are as long
         self._equal = 0  # samples with the newest stamp
-        self._frozen = False
         self.begin(None, -1)
 
     @property
@@ -126,7 +125,7 @@ class Arrivals:
         return max(1, round(jump_s / self._period_s / size)) * size
 
     def _note_packets(self, changes: NDArray[np.int64], count: int, found: Numbered) -> None:
-        """Learns how long packets are, and whether the clock stands still."""
+        """Learns how long packets are, and where the clock stood still."""
         if len(changes) == count and self._equal <= 1:
             self._equal = 1
             return
@@ -135,12 +134,9 @@ class Arrivals:
         for begin, end in pairwise(ends):
             self._end_packet(found)
             self._equal = end - begin
-        limit_s = max(_FROZEN_S, _FROZEN_PACKETS * self._packet * self._period_s)
-        self._frozen = self._frozen or self._equal * self._period_s >= limit_s
 
     def _end_packet(self, found: Numbered) -> None:
-        if self._frozen:
-            self._frozen = False
+        if self._equal * self._period_s >= max(_FROZEN_S, _FROZEN_PACKETS * self._packet * self._period_s):
             found.events.append(Event("frozen", count=self._equal, seconds=self._equal * self._period_s))
         elif self._equal:
             self._regular = self._regular and self._packet in (1, self._equal)

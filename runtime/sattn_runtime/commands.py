@@ -8,7 +8,19 @@ import typer
 
 from sattn_edge.command import new_app, print_json, print_lines, run_app, tell
 from sattn_edge.errors import QualityError, UsageError
-from sattn_runtime.options import Attention, Backend, Json, ModelArgument, Precision, Threads
+from sattn_runtime.options import (
+    AbstainBelow,
+    Attention,
+    Backend,
+    Dwell,
+    Gap,
+    Hysteresis,
+    Json,
+    ModelArgument,
+    Precision,
+    Reorder,
+    Threads,
+)
 
 
 def _run(
@@ -24,6 +36,11 @@ def _run(
         typer.Option(help="Append decisions here, a JSON line each; - is stdout, and the report goes to stderr."),
     ] = None,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
+    hysteresis: Hysteresis = 0.0,
+    dwell: Dwell = None,
+    abstain_below: AbstainBelow = 0.0,
+    gap: Gap = "split",
+    reorder: Reorder = 0,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     fallback: Annotated[
@@ -42,9 +59,12 @@ def _run(
     """
     from sattn_edge.engine import EngineOptions
     from sattn_runtime import report
+    from sattn_runtime.decider import DecisionOptions
     from sattn_runtime.progress import progress
     from sattn_runtime.run import RunOptions, check_budget, run
+    from sattn_runtime.sample_clock import ClockOptions
     from sattn_runtime.stop import Stop
+    from sattn_runtime.stream_options import StreamOptions
 
     options = RunOptions(
         model=str(model),
@@ -58,6 +78,11 @@ def _run(
         fallback=fallback,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
+        stream=StreamOptions(
+            gap=gap,
+            clock=ClockOptions(reorder=reorder),
+            decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
+        ),
     )
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen)

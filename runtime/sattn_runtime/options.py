@@ -25,6 +25,22 @@ Attention = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(help="Threads for one inference.")]
+Gap = Annotated[
+    str,
+    typer.Option(
+        help="Where samples are missing: split (no window spans it), hold (repeat the last) or interpolate; "
+        "more than an eighth of a window is always split."
+    ),
+]
+Reorder = Annotated[int, typer.Option(metavar="N", help="Hold up to N samples back for one that is late.")]
+Hysteresis = Annotated[
+    float, typer.Option(metavar="X", help="Another label must lead the present one by this much score.")
+]
+Dwell = Annotated[
+    float | None,
+    typer.Option(metavar="S", help="A label must lead for S seconds; start and end of each become events."),
+]
+AbstainBelow = Annotated[float, typer.Option(metavar="X", help="No label where its score is below X.")]
 BatchRange = Annotated[
     str | None, typer.Option(metavar="MIN,OPT,MAX", help="TensorRT: any number of windows a call between two.")
 ]

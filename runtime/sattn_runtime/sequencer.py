@@ -79,6 +79,10 @@ class Sequencer:
         """Whether the number lies in a gap that was declared."""
         return any(first <= number < end for first, end in self._missing)
 
+    def awaits(self, number: int) -> bool:
+        """Whether later samples are held back for this number."""
+        return bool(self._held) and self.next is not None and self.next <= number and number not in self._held
+
     def take(self, chunk: Chunk, stamped: Numbered) -> list[Step]:
         """Puts a chunk in order."""
         numbers = stamped.numbers

@@ -146,7 +146,8 @@ class StampClock:
             same: bool | None = rows[here[-1]].tobytes() == rows[-1].tobytes()
         else:
             same = self._order.history.same(old, rows[-1])
-        missing = not len(here) and (old > self.number or self._order.is_missing(old))
+        order = self._order
+        missing = not len(here) and (old > self.number or order.is_missing(old) or order.awaits(old))
         if same or -back <= self._order.reorder or (missing and -back <= _LATE_SAMPLES):
             return old
         return None
