@@ -47,63 +47,66 @@ class Truth:
     late: int = 0
 
 
-def truth_of(case: Case, rules: Rules) -> Truth:
-    """Plays the case by the rules."""
-    truth, taken, waiting = Truth(), set[int](), set[int]()
-    due: int | None = None
-    lost = False  # a full queue dropped something, and its gap has not come yet
+class _Play:
+    """A case, sample by sample."""
 
-    def put(number: int) -> None:
-        nonlocal due, lost
-        missing = 0 if due is None else number - due
-        if missing:
-            fills = rules.policy != "split" and missing <= rules.fill_most and not lost
-            truth.gaps.append((missing, missing if fills else 0))
-            if fills:
-                for k in range(missing):
-                    value = due - 1 if rules.policy == "hold" else due + k
-                    truth.stretches[-1].append((float(value), True))
-            else:
-                truth.stretches.append([])
-            lost = False
-        truth.stretches[-1].append((float(number), False))
-        taken.add(number)
-        due = number + 1
+    def __init__(self, case: Case, rules: Rules) -> None:
+        self.case, self.rules, self.truth = case, rules, Truth()
+        self.taken: set[int] = set()
+        self.waiting: set[int] = set()
+        self.due: int | None = None
+        self.lost = False  # a full queue dropped something, and its gap has not come yet
 
-    def let_go(keep: int) -> None:
-        while waiting and (due in waiting or len(waiting) > keep):
-            number = min(waiting)
-            waiting.remove(number)
-            put(number)
+    def run(self) -> Truth:
+        for index, packet in enumerate(self.case.packets):
+            if index not in self.case.refused:
+                self.lost = self.lost or packet.lost > 0
+                for row in packet.samples.tolist():
+                    self.arrive(int(row[0]))
+        self.let_go(0)
+        return self.truth
 
-    for index, packet in enumerate(case.packets):
-        if index in case.refused:
-            continue
-        lost = lost or packet.lost > 0
-        for row in packet.samples.tolist():
-            number = int(row[0])
-            if number in taken or number in waiting:
-                truth.duplicate += 1
-                continue
-            if due is not None and number < due:
-                truth.late += 1
-                continue
-            if number in case.breaks:
-                let_go(0)
-                truth.gaps.append((None, 0))
-                truth.stretches.append([])
-                due = number
-            if due is None:
-                due = number
-            waiting.add(number)
-            let_go(rules.reorder)
-    let_go(0)
-    return truth
+    def arrive(self, number: int) -> None:
+        if number in self.taken or number in self.waiting:
+            self.truth.duplicate += 1
+            return
+        if self.due is not None and number < self.due:
+            self.truth.late += 1
+            return
+        if number in self.case.breaks:
+            self.let_go(0)
+            self.truth.gaps.append((None, 0))
+            self.truth.stretches.append([])
+            self.due = number
+        self.due = number if self.due is None else self.due
+        self.waiting.add(number)
+        self.let_go(self.rules.reorder)
+
+    def let_go(self, keep: int) -> None:
+        while self.waiting and (self.due in self.waiting or len(self.waiting) > keep):
+            number = min(self.waiting)
+            self.waiting.remove(number)
+            if self.due is not None and number > self.due:
+                self.gap(self.due, number - self.due)
+            self.truth.stretches[-1].append((float(number), False))
+            self.taken.add(number)
+            self.due = number + 1
+
+    def gap(self, due: int, missing: int) -> None:
+        rules = self.rules
+        fills = rules.policy != "split" and missing <= rules.fill_most and not self.lost
+        self.truth.gaps.append((missing, missing if fills else 0))
+        if fills:
+            values = [due - 1 if rules.policy == "hold" else due + k for k in range(missing)]
+            self.truth.stretches[-1] += [(float(value), True) for value in values]
+        else:
+            self.truth.stretches.append([])
+        self.lost = False
 
 
 def judge(case: Case, seen: Seen, rules: Rules) -> list[str]:
     """Everything that is wrong, in words; empty if nothing is."""
-    truth = truth_of(case, rules)
+    truth = _Play(case, rules).run()
     wrong = _counts(case, seen, truth)
     wrong += _gaps(seen, truth)
     expected = [

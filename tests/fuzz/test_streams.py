@@ -1,4 +1,4 @@
-"""Five seeds of every fault; `streams.py` does two hundred. Streams that are wrong on purpose show that the oracle sees."""
+"""Five seeds of every fault; `streams.py` does two hundred. Streams that are wrong on purpose prove the oracle."""
 
 from __future__ import annotations
 
