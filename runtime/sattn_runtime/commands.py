@@ -17,6 +17,7 @@ from sattn_runtime.options import (
     Hysteresis,
     Json,
     ModelArgument,
+    Monitor,
     Precision,
     Reorder,
     Threads,
@@ -39,6 +40,7 @@ def _run(
     hysteresis: Hysteresis = 0.0,
     dwell: Dwell = None,
     abstain_below: AbstainBelow = 0.0,
+    monitor: Monitor = True,
     gap: Gap = "split",
     reorder: Reorder = 0,
     backend: Backend = "onnxruntime",
@@ -80,6 +82,7 @@ def _run(
         max_p99_ms=max_p99_ms,
         stream=StreamOptions(
             gap=gap,
+            monitor=monitor,
             clock=ClockOptions(reorder=reorder),
             decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
         ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sattn_edge.errors import UsageError
 
 NON_FINITE = "non-finite input"
+WRONG_RATE = "wrong rate"
 OVERFLOW = "non-finite logits"
 LOW_SCORE = "score below the limit"
 SETTLING = "no label has held long enough"

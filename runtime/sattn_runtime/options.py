@@ -40,6 +40,9 @@ Dwell = Annotated[
     float | None,
     typer.Option(metavar="S", help="A label must lead for S seconds; start and end of each become events."),
 ]
+Monitor = Annotated[
+    bool, typer.Option("--monitor/--no-monitor", help="Don't decide on input that is not like the training data.")
+]
 AbstainBelow = Annotated[float, typer.Option(metavar="X", help="No label where its score is below X.")]
 BatchRange = Annotated[
     str | None, typer.Option(metavar="MIN,OPT,MAX", help="TensorRT: any number of windows a call between two.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -136,8 +136,9 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         fell_back=opened.fell_back,
     )
     head = _journal_head(model.name, result)
+    statistics = model.statistics
     del model  # the graph and its bytes are the engine's now
-    loop = _Loop(result, options, head, tell, listen)
+    loop = _Loop(result, options, head, tell, listen, statistics)
     try:
         loop.run(source, stop)
     finally:
@@ -185,12 +186,14 @@ class _Loop:
         head: dict[str, Any],
         tell: Callable[[str], None],
         listen: Listener | None,
+        statistics: Mapping[str, Any] | None,
     ) -> None:
         self._result, self._options, self._head = result, options, head
         self._tell, self._listen = tell, listen
         self._journal: Journal | None = None
         self._stream: Stream | None = None
         self._name = ""
+        self._statistics = statistics
 
     def run(self, source: Source, stop: Stop) -> None:
         began = monotonic_ns()
@@ -233,7 +236,8 @@ class _Loop:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
             self._tell(f"note: {note}")
-        self._stream = Stream(self._result.engine, self._result.hop, options=self._options.stream_options())
+        options, engine = self._options.stream_options(), self._result.engine
+        self._stream = Stream(engine, self._result.hop, options=options, statistics=self._statistics)
         self._name = start.name
         self._result.streams += 1
         self._result.delay_samples = self._stream.delay_samples

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import monotonic_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
 from sattn_runtime.decider import Decider, DecisionOptions, States, Verdict
-from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision
+from sattn_runtime.decision import NON_FINITE, OVERFLOW, WRONG_RATE, Decision
 from sattn_runtime.events import Event, EventLog, Gap
 from sattn_runtime.filling import fill
+from sattn_runtime.monitor import Monitor
 from sattn_runtime.numbering import Numbering
 from sattn_runtime.pieces import Break, Piece, Step
 from sattn_runtime.ring import Ring
@@ -33,12 +35,18 @@ class Stream:
         hop: samples from one window to the next; the contract's if None.
         smooth: decide on the mean score of this many windows; 1 leaves every window to itself.
         options: what to do about gaps, disorder and doubtful decisions; with it, `smooth` is that of its `decision`.
+        statistics: those of the model file's training data; with them, input unlike it is not decided on.
 
     Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one, unless it was filled.
     """
 
     def __init__(
-        self, engine: Engine, hop: int | None = None, smooth: int = 1, options: StreamOptions | None = None
+        self,
+        engine: Engine,
+        hop: int | None = None,
+        smooth: int = 1,
+        options: StreamOptions | None = None,
+        statistics: Mapping[str, Any] | None = None,
     ) -> None:
         contract = engine.contract
         options = options or StreamOptions(decision=DecisionOptions(smooth))
@@ -57,6 +65,8 @@ class Stream:
         self._shape = (1, 1, contract.window, contract.modal)
         self._stamps = [0, 0, 0]
         self._last_bad = -1  # the newest row with NaN or Inf
+        ranged = any(c.min is not None or c.max is not None for c in contract.channel)
+        self._monitor = Monitor(contract, statistics) if options.monitor and (statistics or ranged) else None
         self._timed = False  # whether any chunk had numbers or stamps
         self._most_filled = options.most_filled(contract.window)
         self._hole: Break | None = None
@@ -156,6 +166,8 @@ class Stream:
             yield from self._make_up(missing, self._last_row, behind, number)
             return
         dropped = self.ring.restart()
+        if self._monitor is not None:
+            self._monitor.gap()
         self._decider.reset()
         self._tell(self._states.gap() if self._states is not None else [])
         self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause))
@@ -183,6 +195,8 @@ class Stream:
         started = monotonic_ns()
         if not finite:
             self._note_bad(samples)
+        if self._monitor is not None:
+            self._watch(self._monitor, samples)
         if self._most_filled and len(samples):
             self._last_row = samples[-1].copy()
         after = self.ring.samples + len(samples) - self.ring.window
@@ -194,6 +208,19 @@ class Stream:
             yield self._decide(first, view, due, started)
             started = monotonic_ns()
 
+    def _watch(self, monitor: Monitor, samples: NDArray[np.float32]) -> None:
+        for event in monitor.add(samples, self.ring.samples):
+            event.sample = self._numbering.number(self.ring.samples)
+            self.log.add(event)
+
+    def _bad(self, first: int, view: NDArray[np.float32]) -> str | None:
+        """Why a window must not be decided on."""
+        if self._last_bad >= first and not np.isfinite(view).all():
+            return NON_FINITE
+        if self._monitor is not None and self._monitor.bad_row >= first:
+            return self._monitor.reason
+        return WRONG_RATE if self.clock.rate.wrong and self.options.monitor else None
+
     def _note_bad(self, samples: NDArray[np.float32]) -> None:
         """Looks at every sample once, not at every window, and not where its source has done so."""
         good = np.isfinite(samples)
@@ -203,10 +230,11 @@ class Stream:
 
     def _decide(self, first: int, view: NDArray[np.float32], due: int, started: int) -> Decision:
         assembled = monotonic_ns()
-        if self._last_bad >= first and not np.isfinite(view).all():
+        bad = self._bad(first, view)
+        if bad is not None:
             self._decider.unjudged()
             spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-            return self._decision(first, (None, None, NON_FINITE), None, spent)
+            return self._decision(first, (None, None, bad), None, spent)
         stamps = self._stamps
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
         verdict = self._decider.decide(logits)

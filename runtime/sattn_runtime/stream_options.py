@@ -19,11 +19,13 @@ class StreamOptions:
 
     gap: `split` lets no window span a gap, `hold` repeats the last sample before a hole, `interpolate` draws a line
         across it.
+    monitor: no window is decided on whose samples are not like those of training.
     fill_most: longer holes than this many samples are split; an eighth of a window if None.
     """
 
     gap: str = SPLIT
     fill_most: int | None = None
+    monitor: bool = True
     clock: ClockOptions = ClockOptions()  # noqa: RUF009 - frozen
     decision: DecisionOptions = DecisionOptions()  # noqa: RUF009 - frozen
 

@@ -50,7 +50,7 @@ def play(case: Case, rules: Rules, make: type[Stream] = Stream) -> Seen:
 
     engine = FakeEngine(contract, look)
     clock = ClockOptions(reorder=rules.reorder)
-    stream = make(engine, options=StreamOptions(rules.policy, rules.fill_most, clock))
+    stream = make(engine, options=StreamOptions(rules.policy, rules.fill_most, clock=clock))
     watch = _watch(stream, seen)
     for index, packet in enumerate(case.packets):
         if packet.lost:
