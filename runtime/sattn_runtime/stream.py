@@ -167,7 +167,7 @@ class Stream:
             return
         dropped = self.ring.restart()
         if self._monitor is not None:
-            self._monitor.gap()
+            self._monitor.gap(self.ring.samples)
         self._decider.reset()
         self._tell(self._states.gap() if self._states is not None else [])
         self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause))
@@ -217,8 +217,10 @@ class Stream:
         """Why a window must not be decided on."""
         if self._last_bad >= first and not np.isfinite(view).all():
             return NON_FINITE
-        if self._monitor is not None and self._monitor.bad_row >= first:
-            return self._monitor.reason
+        if self._monitor is not None:
+            bad = self._monitor.bad(first, first + self.ring.window - 1)
+            if bad is not None:
+                return bad
         return WRONG_RATE if self.clock.rate.wrong and self.options.monitor else None
 
     def _note_bad(self, samples: NDArray[np.float32]) -> None:
