@@ -144,10 +144,7 @@ class Arrivals:
 
     def check(self, stamps: NDArray[np.float64], numbers: NDArray[np.int64], found: Numbered) -> tuple[int, float]:
         """Looks for jumps of the clock against given numbers [n], which rise; returns the newest number and stamp."""
-        before_s = float(stamps[0]) - 1 if found.before_s is None else found.before_s
-        changes = np.flatnonzero(np.diff(stamps, prepend=before_s))
-        self._note_packets(changes, len(stamps), found)
-        for at in self._worth_a_look(changes, stamps, numbers):
+        for at in self._worth_a_look(stamps, numbers, found):
             stamp, number, last = float(stamps[at]), int(numbers[at]), self._lateness.last
             jump_s = self._judge(stamp, number)
             if jump_s is None or self._origin is None:
@@ -160,13 +157,17 @@ class Arrivals:
             self.begin(stamp, number)
         return int(numbers[-1]), float(stamps[-1])
 
-    def _worth_a_look(
-        self, changes: NDArray[np.int64], stamps: NDArray[np.float64], numbers: NDArray[np.int64]
-    ) -> list[int]:
-        """Of stamps that all differ and lie close, the first and the last; else all that differ."""
-        if len(changes) < len(stamps) or self._origin is None or len(stamps) < 2:
-            return list(changes.tolist())
-        lateness = stamps - self._origin[0] - (numbers - self._origin[1]) * self._period_s
-        last = self._lateness.last
-        spread = max(float(lateness.max()), last) - min(float(lateness.min()), last)
-        return [0, len(stamps) - 1] if spread <= _AT_ONCE * self.least_s else list(changes.tolist())
+    def _worth_a_look(self, stamps: NDArray[np.float64], numbers: NDArray[np.int64], found: Numbered) -> list[int]:
+        """Of stamps that all differ and are near, the first and the last; else all that differ from the one before."""
+        before_s = float(stamps[0]) - 1 if found.before_s is None else found.before_s
+        last = len(stamps) - 1
+        if last and int(numbers[-1]) - int(numbers[0]) == last and self._equal <= 1 and stamps[0] != before_s:
+            steps = stamps[1:] - stamps[:-1]
+            near = _AT_ONCE * self._floor_s
+            whole = abs(float(stamps[-1] - stamps[0]) - last * self._period_s) <= near
+            if whole and np.minimum.reduce(steps) > 0 and np.maximum.reduce(steps) <= self._period_s + near:
+                self._equal = 1
+                return [0, last]
+        changes = np.flatnonzero(np.diff(stamps, prepend=before_s))
+        self._note_packets(changes, len(stamps), found)
+        return list(changes.tolist())

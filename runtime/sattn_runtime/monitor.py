@@ -79,8 +79,10 @@ class Monitor:
         if not count:
             return []
         self._events = []
-        least, greatest = samples.min(axis=0), samples.max(axis=0)
-        if self._limits.touched(least, greatest) or any(self._railed):
+        # Not samples.min: that is half as fast on so few.
+        least, greatest = np.minimum.reduce(samples), np.maximum.reduce(samples)
+        touched = self._limits.touched(least, greatest)
+        if touched or any(self._railed):
             self._check_points(samples, row)
         if self._limits.known:
             if not self._partial and count == self.block:
@@ -88,7 +90,7 @@ class Monitor:
             else:
                 self._cut(samples, row)
         if self._levels is not None:
-            for end in self._levels.add(samples, row):
+            for end in self._levels.add(samples, row, safe=not touched):
                 self._note_levels(self._levels, end)
         if self._points:
             self._forget_points(row + count)
@@ -152,7 +154,7 @@ class Monitor:
     def _blocks(self, least: NDArray[np.float32], greatest: NDArray[np.float32], row: int) -> None:
         """Blocks in a row, by the least and greatest value of each channel, [blocks, modal]."""
         constant = least == greatest
-        if not any(self._equal) and not constant.any():
+        if not any(self._equal) and not np.count_nonzero(constant):
             return
         for channel, equal in enumerate(self._equal):
             if equal or constant[:, channel].any():

@@ -49,7 +49,8 @@ class Limits:
 
     def touched(self, least: NDArray[np.float32], greatest: NDArray[np.float32]) -> bool:
         """Whether any channel's least or greatest value [modal] is at a limit."""
-        return bool(((least <= self._inner_low) | (greatest >= self._inner_high)).any())
+        within = np.count_nonzero(least > self._inner_low) + np.count_nonzero(greatest < self._inner_high)
+        return bool(within < 2 * len(least))  # NaN is within nothing
 
     def points(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which samples [n, modal] are out of range, and which of the others are at a rail."""

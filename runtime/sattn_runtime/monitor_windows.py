@@ -50,14 +50,23 @@ class WindowLevels:
         self._count = 0
         self._off: dict[Key, int] = {}
 
-    def add(self, samples: NDArray[np.float32], row: int) -> Iterator[int]:
-        """Takes samples [n, modal] from row `row` on; yields the last row of each window's worth that is complete."""
+    def add(self, samples: NDArray[np.float32], row: int, *, safe: bool) -> Iterator[int]:
+        """Takes samples [n, modal] from row `row` on; yields the last row of each window's worth that is complete.
+
+        safe: they are finite, and no sum of their squares overflows.
+        """
+        if not safe:
+            with np.errstate(all="ignore"):
+                yield from self._add(samples, row)
+        else:
+            yield from self._add(samples, row)
+
+    def _add(self, samples: NDArray[np.float32], row: int) -> Iterator[int]:
         at = 0
         while self._groups and at < len(samples):
             part = samples[at : at + self._window - self._count]
-            with np.errstate(all="ignore"):  # NaN and Inf are somebody else's matter
-                self._sum += part.sum(axis=0)
-                self._square += np.einsum("ij,ij->j", part, part)
+            self._sum += np.add.reduce(part)
+            self._square += np.einsum("ij,ij->j", part, part)
             at += len(part)
             self._count += len(part)
             if self._count == self._window:

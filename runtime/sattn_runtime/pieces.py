@@ -44,6 +44,7 @@ class Numbered:
     breaks: index of a sample -> what lies before it and is no matter of numbers.
     derived: the numbers come from time stamps.
     before_s: the stamp of the sample before the chunk.
+    ordered: the numbers are known to rise one by one.
     """
 
     numbers: NDArray[np.int64]
@@ -51,3 +52,4 @@ class Numbered:
     events: list[Event] = field(default_factory=list)
     derived: bool = False
     before_s: float | None = None
+    ordered: bool = False

@@ -24,6 +24,11 @@ _GAPS_REMEMBERED = 256
 _NEVER = np.iinfo(np.int64).min
 
 
+def rising(numbers: NDArray[np.int64]) -> bool:
+    """Whether each number [n] is above the one before."""
+    return len(numbers) < 2 or bool((numbers[1:] > numbers[:-1]).all())
+
+
 class History:
     """The values of the last samples by their number."""
 
@@ -87,7 +92,7 @@ class Sequencer:
         """Puts a chunk in order."""
         numbers = stamped.numbers
         first, count = int(numbers[0]), len(numbers)
-        ordered = int(numbers[-1]) - first == count - 1 and (count < 3 or bool((np.diff(numbers) == 1).all()))
+        ordered = int(numbers[-1]) - first == count - 1 and (stamped.ordered or rising(numbers))
         if ordered and not stamped.breaks and not self._held and (self.next is None or self.next == first):
             self.history.put(first, chunk.samples)
             self.next = first + count

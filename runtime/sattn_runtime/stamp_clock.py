@@ -23,7 +23,7 @@ from sattn_edge.windows import GAP_PERIODS
 from sattn_runtime.arrivals import Arrivals
 from sattn_runtime.events import Event
 from sattn_runtime.pieces import Break, Numbered
-from sattn_runtime.sequencer import Sequencer
+from sattn_runtime.sequencer import Sequencer, rising
 
 _SHORT_PERIODS = 0.5  # a shorter step is no step from sample to sample
 _ESTABLISHED = 8  # even steps after which an equal stamp on equal values is a doubled sample
@@ -56,16 +56,18 @@ class StampClock:
         """Stamps float64 [n] of samples [n, modal] to their numbers; n is 1 or more."""
         period = self._period_s
         before = float(stamps[0]) - period if self.time_s is None else self.time_s
-        steps = np.diff(stamps, prepend=before)
-        found = Numbered(np.empty(0, np.int64), derived=True, before_s=self.time_s)
-        even = bool(((steps > _SHORT_PERIODS * period) & (steps <= GAP_PERIODS * period)).all())
-        if even and (self.exact or self._even + len(steps) >= _EXACT_AGAIN):
+        even = self._is_even(stamps, before)
+        count = len(stamps)
+        if even and (self.exact or self._even + count >= _EXACT_AGAIN):
+            numbers = np.arange(self.number + 1, self.number + 1 + count)
+            found = Numbered(numbers, derived=True, before_s=self.time_s, ordered=True)
             self.exact, self._alike = True, 0
-            self._even += len(steps)
-            found.numbers = np.arange(self.number + 1, self.number + 1 + len(steps))
-            self.number += len(steps)
+            self._even += count
+            self.number += count
             self.time_s = float(stamps[-1])
             return found
+        found = Numbered(np.empty(0, np.int64), derived=True, before_s=self.time_s)
+        steps = np.diff(stamps, prepend=before)
         if self.exact and self._is_arrival(steps, rows):
             self._become_arrival(before)
             self._number_arrivals(stamps, before, found)
@@ -76,6 +78,16 @@ class StampClock:
             self._even = self._even + len(steps) if even else 0
             self._number_arrivals(stamps, before, found)
         return found
+
+    def _is_even(self, stamps: NDArray[np.float64], before: float) -> bool:
+        """Whether every step is about one period."""
+        least, most = _SHORT_PERIODS * self._period_s, GAP_PERIODS * self._period_s
+        if not least < float(stamps[0]) - before <= most:
+            return False
+        if len(stamps) == 1:
+            return True
+        steps = stamps[1:] - stamps[:-1]
+        return bool(np.minimum.reduce(steps) > least and np.maximum.reduce(steps) <= most)
 
     def _is_arrival(self, steps: NDArray[np.float64], rows: NDArray[np.float32]) -> bool:
         """Whether some step is too short for two samples, and neither doubles one nor brings an older one."""
@@ -169,7 +181,8 @@ class StampClock:
         """For a source that numbers its samples: only where its clock jumped against the numbers."""
         self._checking = True
         found = Numbered(numbers, before_s=self.time_s)
-        if int(numbers[0]) > self.number and (len(numbers) < 2 or bool((np.diff(numbers) > 0).all())):
+        if int(numbers[0]) > self.number and rising(numbers):
+            found.ordered = True
             self.number, self.time_s = self._arrivals.check(stamps, numbers, found)
         return found
 

@@ -68,6 +68,7 @@ class Stream:
         ranged = any(c.min is not None or c.max is not None for c in contract.channel)
         self._monitor = Monitor(contract, statistics) if options.monitor and (statistics or ranged) else None
         self._timed = False  # whether any chunk had numbers or stamps
+        self._guarded = self._monitor is not None  # whether a window may be bad for more than NaN
         self._most_filled = options.most_filled(contract.window)
         self._hole: Break | None = None
         self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
@@ -125,7 +126,7 @@ class Stream:
             yield from self._feed(samples, chunk.arrival_ns, chunk.period_ns, chunk.finite)
             return
         steps = self.clock.take(chunk)
-        self._timed = True
+        self._timed = self._guarded = True
         begin, self.received = self.received, self.received + len(samples)
         yield from self._follow(steps, begin)
 
@@ -232,11 +233,12 @@ class Stream:
 
     def _decide(self, first: int, view: NDArray[np.float32], due: int, started: int) -> Decision:
         assembled = monotonic_ns()
-        bad = self._bad(first, view)
-        if bad is not None:
-            self._decider.unjudged()
-            spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-            return self._decision(first, (None, None, bad), None, spent)
+        if self._guarded or self._last_bad >= first:
+            bad = self._bad(first, view)
+            if bad is not None:
+                self._decider.unjudged()
+                spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
+                return self._decision(first, (None, None, bad), None, spent)
         stamps = self._stamps
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
         verdict = self._decider.decide(logits)
@@ -253,10 +255,11 @@ class Stream:
 
     def _decision(self, first: int, verdict: Verdict, logits: list[float] | None, spent: tuple[int, ...]) -> Decision:
         index, score, reason = verdict
-        number, last, filled = self.windows, first + self.ring.window - 1, 0
-        self.windows += 1
-        label = None if index is None else self._labels[index]
-        if reason is not None:
+        number, last, filled, label = self.windows, first + self.ring.window - 1, 0, None
+        self.windows = number + 1
+        if index is not None:
+            label = self._labels[index]
+        elif reason is not None:
             self.unjudged += 1
             self.reasons[reason] += 1
             logits = None if reason == OVERFLOW else logits
