@@ -18,7 +18,9 @@ from sattn_runtime.options import (
     Json,
     ModelArgument,
     Monitor,
+    Overload,
     Precision,
+    Queue,
     Reorder,
     Threads,
 )
@@ -43,6 +45,8 @@ def _run(
     monitor: Monitor = True,
     gap: Gap = "split",
     reorder: Reorder = 0,
+    queue: Queue = None,
+    overload: Overload = "oldest",
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     fallback: Annotated[
@@ -80,6 +84,8 @@ def _run(
         fallback=fallback,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
+        queue=queue,
+        overload=overload,
         stream=StreamOptions(
             gap=gap,
             monitor=monitor,

@@ -44,6 +44,11 @@ Monitor = Annotated[
     bool, typer.Option("--monitor/--no-monitor", help="Don't decide on input that is not like the training data.")
 ]
 AbstainBelow = Annotated[float, typer.Option(metavar="X", help="No label where its score is below X.")]
+Queue = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Let at most N samples of a live source wait; drop the rest and count them."),
+]
+Overload = Annotated[str, typer.Option(help="What a full queue drops: oldest or newest.")]
 BatchRange = Annotated[
     str | None, typer.Option(metavar="MIN,OPT,MAX", help="TensorRT: any number of windows a call between two.")
 ]

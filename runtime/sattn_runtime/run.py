@@ -21,6 +21,7 @@ from sattn_runtime.events import Gap
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
+from sattn_runtime.overload import OLDEST, Lost, QueuedSource, check_queue
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
@@ -38,7 +39,11 @@ _WARM_UP = 8
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's."""
+    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
+
+    queue: at most so many samples wait for the loop, beyond them the `overload` (oldest, newest) are dropped; None lets
+        the source wait, or drop in its own way.
+    """
 
     model: str
     source: str
@@ -52,6 +57,8 @@ class RunOptions:
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
     stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
+    queue: int | None = None
+    overload: str = OLDEST
 
     def stream_options(self) -> StreamOptions:
         """Those of a stream, `smooth` among them."""
@@ -122,7 +129,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    source = open_source(options.source, model.contract, SourceOptions(options.speed, model.contract.window, hop))
+    source = _open(options, model.contract, hop)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
         options=options,
@@ -156,7 +163,17 @@ def _check(options: RunOptions) -> None:
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
     check_fallback(options.fallback, options.backend)
+    if options.queue is not None:
+        check_queue(options.queue, options.overload)
     options.stream_options().check()
+
+
+def _open(options: RunOptions, contract: Contract, hop: int) -> Source | QueuedSource:
+    source = open_source(options.source, contract, SourceOptions(options.speed, contract.window, hop))
+    # A replay at full speed is read when there is time for it: nothing can overflow.
+    if options.queue is None or not source.paced:
+        return source
+    return QueuedSource(source, options.queue, options.overload)
 
 
 def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
@@ -195,7 +212,7 @@ class _Loop:
         self._name = ""
         self._statistics = statistics
 
-    def run(self, source: Source, stop: Stop) -> None:
+    def run(self, source: Source | QueuedSource, stop: Stop) -> None:
         began = monotonic_ns()
         while not stop.asked and self._step(source):
             pass
@@ -212,16 +229,18 @@ class _Loop:
                 "give a longer recording, or export with a shorter window",
             )
 
-    def _step(self, source: Source) -> bool:
+    def _step(self, source: Source | QueuedSource) -> bool:
         """Takes one item; False at the end."""
         item = source.read(_POLL_S)
         if isinstance(item, Chunk):
             self._take(item)
         elif isinstance(item, StreamStart):
             self._begin(item)
+        elif isinstance(item, Lost) and self._stream is not None:
+            self._stream.lost(item.samples)
         return item is not Signal.END
 
-    def _drain(self, source: Source) -> None:
+    def _drain(self, source: Source | QueuedSource) -> None:
         """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
         until = monotonic_ns() + _DRAIN_NS
         source.close()
