@@ -22,6 +22,7 @@ from sattn_runtime.options import (
     Precision,
     Queue,
     Reorder,
+    Resample,
     Threads,
 )
 
@@ -45,6 +46,7 @@ def _run(
     monitor: Monitor = True,
     gap: Gap = "split",
     reorder: Reorder = 0,
+    resample: Resample = None,
     queue: Queue = None,
     overload: Overload = "oldest",
     backend: Backend = "onnxruntime",
@@ -89,6 +91,7 @@ def _run(
         stream=StreamOptions(
             gap=gap,
             monitor=monitor,
+            resample_hz=resample,
             clock=ClockOptions(reorder=reorder),
             decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
         ),

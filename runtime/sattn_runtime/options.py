@@ -49,6 +49,9 @@ Queue = Annotated[
     typer.Option(metavar="N", help="Let at most N samples of a live source wait; drop the rest and count them."),
 ]
 Overload = Annotated[str, typer.Option(help="What a full queue drops: oldest or newest.")]
+Resample = Annotated[
+    float | None, typer.Option(metavar="HZ", help="The source's rate, where it is another; brought to the contract's.")
+]
 BatchRange = Annotated[
     str | None, typer.Option(metavar="MIN,OPT,MAX", help="TensorRT: any number of windows a call between two.")
 ]

@@ -133,6 +133,8 @@ def _sample_parts(samples: dict[str, int]) -> list[str]:
         "held": "held back",
     }
     made_up = [f"{samples['filled']:,} made up"] if samples.get("filled") else []
+    if samples.get("resampled"):
+        made_up.append(f"{samples['resampled']:+,} by resampling")
     return made_up + [
         f"{samples.get(kind, 0):,} {words}"
         for kind, words in kinds.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
+
+import msgspec
 
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
@@ -162,6 +165,8 @@ def _check(options: RunOptions) -> None:
     for name, value in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
+    if options.stream.resample_hz is not None and not 0 < options.stream.resample_hz < math.inf:
+        raise UsageError("--resample", f"got {options.stream.resample_hz:g}", "the source's rate in Hz, above 0")
     check_fallback(options.fallback, options.backend)
     if options.queue is not None:
         check_queue(options.queue, options.overload)
@@ -169,7 +174,10 @@ def _check(options: RunOptions) -> None:
 
 
 def _open(options: RunOptions, contract: Contract, hop: int) -> Source | QueuedSource:
-    source = open_source(options.source, contract, SourceOptions(options.speed, contract.window, hop))
+    rate_hz = options.stream.resample_hz or contract.rate_hz
+    window, hop = (max(1, round(n * rate_hz / contract.rate_hz)) for n in (contract.window, hop))
+    contract = msgspec.structs.replace(contract, rate_hz=rate_hz)
+    source = open_source(options.source, contract, SourceOptions(options.speed, window, hop))
     # A replay at full speed is read when there is time for it: nothing can overflow.
     if options.queue is None or not source.paced:
         return source

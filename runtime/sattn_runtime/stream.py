@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from time import monotonic_ns
@@ -19,6 +20,7 @@ from sattn_runtime.filling import fill
 from sattn_runtime.monitor import Monitor
 from sattn_runtime.numbering import Numbering
 from sattn_runtime.pieces import Break, Piece, Step
+from sattn_runtime.resample import Resampler
 from sattn_runtime.ring import Ring
 from sattn_runtime.sample_clock import SampleClock
 from sattn_runtime.sources.base import Chunk
@@ -53,7 +55,9 @@ class Stream:
         options.check()
         self.engine, self.options = engine, options
         self.ring = Ring(contract.window, hop if hop is not None else contract.hop, contract.modal)
-        self.clock = SampleClock(contract.rate_hz, contract.modal, options.clock)
+        rate_hz = options.resample_hz or contract.rate_hz
+        self.clock = SampleClock(rate_hz, contract.modal, options.clock)
+        self._resampler = Resampler(rate_hz, contract.rate_hz, contract.modal) if options.resample_hz else None
         self.log = EventLog()
         self.windows = self.unjudged = 0
         self.reasons: Counter[str] = Counter()  # why windows have no label
@@ -68,12 +72,13 @@ class Stream:
         ranged = any(c.min is not None or c.max is not None for c in contract.channel)
         self._monitor = Monitor(contract, statistics) if options.monitor and (statistics or ranged) else None
         self._timed = False  # whether any chunk had numbers or stamps
+        self._fed = 0  # samples into the resampler
         self._guarded = self._monitor is not None  # whether a window may be bad for more than NaN
         self._most_filled = options.most_filled(contract.window)
         self._hole: Break | None = None
         self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
         self._made_up: deque[tuple[int, int]] = deque()  # rows of the ring, [begin, end)
-        self._numbering = Numbering()
+        self._numbering = Numbering(1.0 if self._resampler is None else self._resampler.step)
 
     @property
     def gaps(self) -> deque[Gap]:
@@ -83,7 +88,8 @@ class Stream:
     @property
     def delay_samples(self) -> float:
         """Algorithmic delay: from the middle of what a decision speaks of to the sample that completes it."""
-        return (self.ring.window - 1) / 2 + self._decider.delay_samples
+        resampling = 0.0 if self._resampler is None else self._resampler.delay_samples
+        return (self.ring.window - 1) / 2 + self._decider.delay_samples + resampling
 
     @property
     def disorder_samples(self) -> int:
@@ -93,11 +99,17 @@ class Stream:
 
     @property
     def samples(self) -> dict[str, int]:
-        """Where every sample went: `in` + `filled` is the sum of the others at every moment between two chunks."""
+        """Where every sample went, at every moment between two chunks.
+
+        `in` + `filled` + `resampled` is the sum of the others. `resampled` is how many more samples, or fewer if below
+        0, came out of the resampler than went in.
+        """
         ring, order = self.ring, self.clock.order
+        resampled = {} if self._resampler is None else {"resampled": ring.samples - self._fed}
         return {
             "in": self.received,
             "filled": self.filled,
+            **resampled,
             "in_windows": ring.in_windows,
             "skipped": ring.skipped,
             "dropped": ring.dropped,
@@ -121,7 +133,7 @@ class Stream:
         samples = chunk.samples
         if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
             raise UsageError("samples", f"got shape {list(samples.shape)}", f"the contract says [n, {self.ring.modal}]")
-        if chunk.timestamp_s is None and chunk.sequence is None and not self._timed:
+        if chunk.timestamp_s is None and chunk.sequence is None and not self._timed and self._resampler is None:
             self.received += len(samples)
             yield from self._feed(samples, chunk.arrival_ns, chunk.period_ns, chunk.finite)
             return
@@ -151,13 +163,31 @@ class Stream:
                 if self._hole is not None:
                     hole, self._hole = self._hole, None
                     yield from self._cross(hole, step, number)
-                self._numbering.mark(self.ring.samples, number)
-                yield from self._feed(step.samples, step.arrival_ns, step.period_ns, step.finite)
+                yield from self._accept(step, number)
             elif isinstance(step, Break):
                 self._hole = step
             else:
                 step.sample = self.received
                 self.log.add(step)
+
+    def _accept(self, piece: Piece, number: int, step: float | None = None) -> Iterator[Decision]:
+        """Takes consecutive samples, the first of which is number `number`, at the contract's rate or another."""
+        resampler = self._resampler
+        if self._most_filled:
+            self._last_row = piece.samples[-1].copy()
+        if resampler is None:
+            self._numbering.mark(self.ring.samples, number, step)
+            yield from self._feed(piece.samples, piece.arrival_ns, piece.period_ns, piece.finite)
+            return
+        self._numbering.mark(self.ring.samples, max(0, number + resampler.position - resampler.taken))
+        self._fed += len(piece.samples)
+        made = resampler.push(piece.samples)
+        arrival_ns = piece.arrival_ns
+        if arrival_ns is not None:
+            # The last output that came was complete so many input samples ago.
+            newest = resampler.position + resampler.half - math.ceil(resampler.step)
+            arrival_ns -= max(0, resampler.taken - 1 - newest) * piece.period_ns
+        yield from self._feed(made, arrival_ns, round(piece.period_ns * resampler.step), piece.finite)
 
     def _cross(self, hole: Break, behind: Piece, number: int) -> Iterator[Decision]:
         """Fills a hole before a piece, or breaks the stream there."""
@@ -167,6 +197,8 @@ class Stream:
             yield from self._make_up(missing, self._last_row, behind, number)
             return
         dropped = self.ring.restart()
+        if self._resampler is not None:
+            self._resampler.reset()
         if self._monitor is not None:
             self._monitor.gap(self.ring.samples)
         self._decider.reset()
@@ -179,12 +211,11 @@ class Stream:
             self._made_up.popleft()
         self._made_up.append((begin, begin + missing))
         self.filled += missing
-        self._numbering.mark(begin, max(number - 1, 0), 0.0)
         arrival_ns = behind.arrival_ns
         if arrival_ns is not None:
             arrival_ns -= (len(behind.samples) - 1) * behind.period_ns
         rows = fill(self.options.gap, missing, before, behind.samples[0])
-        yield from self._feed(rows, arrival_ns, 0, False)
+        yield from self._accept(Piece(rows, arrival_ns, 0, False), max(number - 1, 0), 0.0)
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:
@@ -198,8 +229,6 @@ class Stream:
             self._note_bad(samples)
         if self._monitor is not None:
             self._watch(self._monitor, samples)
-        if self._most_filled and len(samples):
-            self._last_row = samples[-1].copy()
         after = self.ring.samples + len(samples) - self.ring.window
         for first, view in self.ring.feed(samples):
             due = started

@@ -20,12 +20,14 @@ class StreamOptions:
     gap: `split` lets no window span a gap, `hold` repeats the last sample before a hole, `interpolate` draws a line
         across it.
     monitor: no window is decided on whose samples are not like those of training.
+    resample_hz: the rate of what comes in; it is brought to the contract's.
     fill_most: longer holes than this many samples are split; an eighth of a window if None.
     """
 
     gap: str = SPLIT
     fill_most: int | None = None
     monitor: bool = True
+    resample_hz: float | None = None
     clock: ClockOptions = ClockOptions()  # noqa: RUF009 - frozen
     decision: DecisionOptions = DecisionOptions()  # noqa: RUF009 - frozen
 
