@@ -15,6 +15,7 @@ from sattn_edge.engine import Engine, load_engine
 from sattn_runtime.decider import DecisionOptions
 from sattn_runtime.decision import Decision
 from sattn_runtime.events import Event, Gap
+from sattn_runtime.multi_stream import MultiStream
 from sattn_runtime.ring import Ring
 from sattn_runtime.sample_clock import ClockOptions
 from sattn_runtime.stream import Stream
@@ -27,6 +28,7 @@ __all__ = [
     "Engine",
     "Event",
     "Gap",
+    "MultiStream",
     "Ring",
     "Stream",
     "StreamOptions",

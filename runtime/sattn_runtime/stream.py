@@ -225,10 +225,7 @@ class Stream:
         self, samples: NDArray[np.float32], arrival_ns: int | None, period_ns: int, finite: bool
     ) -> Iterator[Decision]:
         started = monotonic_ns()
-        if not finite:
-            self._note_bad(samples)
-        if self._monitor is not None:
-            self._watch(self._monitor, samples)
+        self._look(samples, finite)
         after = self.ring.samples + len(samples) - self.ring.window
         for first, view in self.ring.feed(samples):
             due = started
@@ -237,6 +234,13 @@ class Stream:
                 due = min(started, arrival_ns - (after - first) * period_ns)
             yield self._decide(first, view, due, started)
             started = monotonic_ns()
+
+    def _look(self, samples: NDArray[np.float32], finite: bool) -> None:
+        """Looks at samples that are about to go into the ring."""
+        if not finite:
+            self._note_bad(samples)
+        if self._monitor is not None:
+            self._watch(self._monitor, samples)
 
     def _watch(self, monitor: Monitor, samples: NDArray[np.float32]) -> None:
         for event in monitor.add(samples, self.ring.samples):
@@ -265,11 +269,14 @@ class Stream:
         if self._guarded or self._last_bad >= first:
             bad = self._bad(first, view)
             if bad is not None:
-                self._decider.unjudged()
-                spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-                return self._decision(first, (None, None, bad), None, spent)
+                return self._refuse(first, bad, (due, started, assembled))
         stamps = self._stamps
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        return self._conclude(first, logits, (due, started, assembled), stamps)
+
+    def _conclude(self, first: int, logits: list[float], times: tuple[int, int, int], stamps: list[int]) -> Decision:
+        """The decision on a window by its logits. times: when it was due, started and assembled."""
+        due, started, assembled = times
         verdict = self._decider.decide(logits)
         copied_in, inferred, copied_out = stamps
         spent = (
@@ -281,6 +288,13 @@ class Stream:
             monotonic_ns() - copied_out,
         )
         return self._decision(first, verdict, logits, spent)
+
+    def _refuse(self, first: int, bad: str, times: tuple[int, int, int]) -> Decision:
+        """No decision on a window, and why."""
+        due, started, assembled = times
+        self._decider.unjudged()
+        spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
+        return self._decision(first, (None, None, bad), None, spent)
 
     def _decision(self, first: int, verdict: Verdict, logits: list[float] | None, spent: tuple[int, ...]) -> Decision:
         index, score, reason = verdict
