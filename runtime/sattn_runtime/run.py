@@ -297,6 +297,8 @@ class _Loop:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
+        if stream.log.waiting:  # what no window followed
+            self._tell_news(stream)
         if journal is not None:
             journal.flush()
 
