@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sattn_edge.errors import UsageError
@@ -56,6 +57,11 @@ class Decider:
         self._state: int | None = None
         self._rival: int | None = None
         self._run = 0  # windows in a row that the rival has led
+
+    @property
+    def smooth(self) -> Callable[[list[float]], tuple[int, float] | None] | None:
+        """(class, score) of a window, None where `decide` must tell why; None where more than smoothing is asked."""
+        return self._smoother.decide if self._plain else None
 
     def decide(self, logits: list[float]) -> Verdict:
         """The verdict after a window with these logits."""
