@@ -6,6 +6,7 @@ BIN := .venv/bin
 DEVICE_BIN := .venv-device/bin
 DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
 FUZZ_COUNT ?= 20000
+FUZZ_SEEDS ?= 200
 # Two workers, each with whole modules: what a module makes once, like a compiled engine, is not made twice.
 WORKERS ?= -n 2 --dist loadfile
 # See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
@@ -32,15 +33,18 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/clock.py
+	$(BIN)/python benchmarks/false_alarms.py
 
 # INT8 and FP16 judged on the foreign checkpoints and recordings beside the repository: about ten minutes.
 agreement: .venv/.installed
 	$(BIN)/python benchmarks/agreement.py
 
-# Mutants of a model file, on both ends of the onnxruntime versions.
+# Mutants of a model file, on both ends of the onnxruntime versions; faults in streams.
 fuzz: .venv/.installed .venv-device/.installed
 	$(BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
 	$(DEVICE_BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
+	$(BIN)/python tests/fuzz/streams.py --seeds $(FUZZ_SEEDS)
 
 clean:
 	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist sattn-demo

@@ -17,6 +17,13 @@ from sattn_edge.windows import WindowSet
 QUANTILES = (0.001, 0.01, 0.5, 0.99, 0.999)
 
 
+class Extent(TypedDict):
+    """The least and the greatest over windows."""
+
+    min: float
+    max: float
+
+
 class ChannelStatistics(TypedDict):
     """One channel, in its physical unit."""
 
@@ -27,6 +34,15 @@ class ChannelStatistics(TypedDict):
     max: float
     quantiles: dict[str, float]  # "0.001" to "0.999": values that occur, the nearest in rank
     longest_equal_samples: int  # the longest run of equal values inside a window
+    window_mean: Extent
+
+
+class UnitStatistics(TypedDict):
+    """The channels of one unit together, by their places in the contract."""
+
+    unit: str
+    channels: list[int]
+    window_rms: Extent  # the root of the channels' summed mean squares: whichever way up a sensor lies
 
 
 class WindowStatistics(TypedDict):
@@ -34,6 +50,7 @@ class WindowStatistics(TypedDict):
 
     windows: int
     channels: list[ChannelStatistics]
+    units: list[UnitStatistics]
 
 
 def channel_statistics(windows: WindowSet, contract: Contract) -> WindowStatistics:
@@ -47,10 +64,29 @@ def channel_statistics(windows: WindowSet, contract: Contract) -> WindowStatisti
         raise UsageError(windows.source, f"has {x.shape[-1]} channels", f"the contract has {contract.modal}")
     runs = longest_runs(x[:, 0])
     channels = [_one(x[:, 0, :, i], c.name, int(runs[i])) for i, c in enumerate(contract.channel)]
-    return {"windows": len(x), "channels": channels}
+    return {"windows": len(x), "channels": channels, "units": _units(x[:, 0], contract)}
+
+
+def _units(x: NDArray[np.float32], contract: Contract) -> list[UnitStatistics]:
+    """Windows [n, series, modal] by unit. A channel without a unit is on its own: nothing says what it goes with."""
+    groups: dict[str, list[int]] = {}
+    for i, channel in enumerate(contract.channel):
+        groups.setdefault(channel.unit or f"\n{i}", []).append(i)
+    # Window by window, so that the order of windows has no part in how a sum is rounded.
+    square = np.stack([np.square(window.astype(np.float64)).mean(axis=0) for window in x])
+    return [
+        {"unit": contract.channel[places[0]].unit, "channels": places, "window_rms": _extent(square[:, places])}
+        for places in groups.values()
+    ]
+
+
+def _extent(square: NDArray[np.float64]) -> Extent:
+    level = np.sqrt(square.sum(axis=1))
+    return {"min": float(level.min()), "max": float(level.max())}
 
 
 def _one(values: NDArray[np.float32], name: str, run: int) -> ChannelStatistics:
+    means = [float(window.astype(np.float64).mean()) for window in values]
     # Ranks and not interpolation: values that occur, the same whatever the numpy release.
     ordered = np.sort(values, axis=None).astype(np.float64)
     last = len(ordered) - 1
@@ -62,6 +98,7 @@ def _one(values: NDArray[np.float32], name: str, run: int) -> ChannelStatistics:
         "max": float(ordered[-1]),
         "quantiles": {str(q): float(ordered[round(q * last)]) for q in QUANTILES},
         "longest_equal_samples": run,
+        "window_mean": {"min": min(means), "max": max(means)},
     }
 
 

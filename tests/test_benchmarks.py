@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers_run import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,3 +33,21 @@ def test_precision_in_short() -> None:
     assert ratios["plain"] == 1.0
     assert {"fp32 gemm", "int8 gemm", "int8 reference"} < set(ratios)
     assert min(ratios.values()) > 0
+
+
+def test_clock_in_short() -> None:
+    command = [sys.executable, "benchmarks/clock.py", "--window", "64", "--rounds", "1", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert set(row) == {"plain", "numbered", "stamped", "both", "monitored"}
+    assert min(row.values()) > 0
+
+
+def test_false_alarms_in_short() -> None:
+    """On the recordings of the tree; those beside it are for `make bench`."""
+    command = [sys.executable, "benchmarks/false_alarms.py", "watch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert "false 0, reasons {}" in done.stdout
+    assert "stuck 42/42, scale 42/42" in done.stdout

@@ -373,3 +373,68 @@ def test_budgets_that_cannot_be(cli, model, data, options):
 def test_a_usage_error_comes_before_anything_is_written(cli, model, data, tmp_path):
     assert cli("sattn-run", model, f"replay:{data}", "--smooth", "0", "--journal", tmp_path / "j").code == 2
     assert not (tmp_path / "j").exists()
+
+
+# ------------------------------------------------------------------ time, gaps and decisions
+
+
+@pytest.fixture
+def gappy(tmp_path) -> Path:
+    """200 samples with a hole of two at 90 and one of a hundred at 150."""
+    stamps = np.delete(np.arange(302), [*range(90, 92), *range(152, 252)]) / 50
+    signal = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    np.savez(tmp_path / "gappy.npz", signal=signal, timestamp_s=stamps, channels=NAMES)
+    return tmp_path / "gappy.npz"
+
+
+@pytest.mark.parametrize(
+    ("policy", "stretches", "filled"),
+    [("split", (90, 60, 50), 0), ("hold", (152, 50), 2), ("interpolate", (152, 50), 2)],
+)
+def test_a_policy_for_gaps(cli, model, gappy, tmp_path, policy, stretches, filled):
+    journal, windows = tmp_path / "j", sum((n - WINDOW) // HOP + 1 for n in stretches)
+    done = cli("sattn-run", model, f"replay:{gappy}", "--gap", policy, "--journal", journal, "--json")
+    assert (done.code, done.err) == (0, "")
+    report = done.json
+    assert (report["windows"], report["gaps"], report["missing_samples"]) == (windows, 2, 102)
+    samples = report["samples"]
+    assert samples.get("filled", 0) == filled
+    assert samples["in"] + filled == sum(v for k, v in samples.items() if k not in ("in", "filled"))
+    assert [(row["sample"], row["missing"]) for row in lines_of(journal, "gap")] == [(90, 2), (150, 100)]
+    made_up = [row["filled"] for row in lines_of(journal, "window") if "filled" in row]
+    assert bool(made_up) == bool(filled)
+    text = cli("sattn-run", model, f"replay:{gappy}", "--gap", policy).out
+    assert "2; 102 samples known to be missing" in text
+    assert ("2 made up" in text) == bool(filled)
+
+
+def test_steadier_labels_and_their_delay(cli, model, data, tmp_path):
+    journal = tmp_path / "j"
+    options = ("--dwell", "0.48", "--hysteresis", "0.1", "--abstain-below", "0.2", "--reorder", "3")
+    done = cli("sattn-run", model, f"replay:{data}", *options, "--journal", journal, "--json")
+    assert done.code == 0
+    # A window's middle, and two hops more until a label has led for three.
+    assert done.json["algorithmic_delay_samples"] == 7.5 + 2 * HOP
+    assert done.json["disorder_delay_samples"] == 3
+    kinds = [row["kind"] for row in lines_of(journal, "event")]
+    assert kinds[0] == "state_start"
+    assert kinds[-1] == "state_end"
+    assert lines_of(journal, "window")[0]["reason"] == "no label has held long enough"
+    text = cli("sattn-run", model, f"replay:{data}", *options).out
+    assert "up to 3 samples more where some are missing or out of order" in text
+    assert "no label has held long enough" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--gap", "glue"), "gap policy: got 'glue'; known: hold, interpolate, split"),
+        (("--reorder", "-1"), "reorder: got -1; a number of samples, 0 or more"),
+        (("--dwell", "-1"), "dwell: got -1.0; seconds, 0 or more"),
+        (("--hysteresis", "2"), "hysteresis: got 2.0; a score, 0 to 1"),
+        (("--abstain-below", "-0.5"), "abstain below: got -0.5; a score, 0 to 1"),
+        (("--queue", "5", "--overload", "all"), "--overload: got 'all'; known: newest, oldest"),
+    ],
+)
+def test_options_of_time_that_can_not_be(cli, model, data, options, text):
+    fails(cli("sattn-run", model, f"replay:{data}", *options), 2, text)

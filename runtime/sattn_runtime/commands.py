@@ -8,7 +8,23 @@ import typer
 
 from sattn_edge.command import new_app, print_json, print_lines, run_app, tell
 from sattn_edge.errors import QualityError, UsageError
-from sattn_runtime.options import Attention, Backend, Json, ModelArgument, Precision, Threads
+from sattn_runtime.options import (
+    AbstainBelow,
+    Attention,
+    Backend,
+    Dwell,
+    Gap,
+    Hysteresis,
+    Json,
+    ModelArgument,
+    Monitor,
+    Overload,
+    Precision,
+    Queue,
+    Reorder,
+    Resample,
+    Threads,
+)
 
 
 def _run(
@@ -32,6 +48,15 @@ def _run(
         ),
     ] = False,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
+    hysteresis: Hysteresis = 0.0,
+    dwell: Dwell = None,
+    abstain_below: AbstainBelow = 0.0,
+    monitor: Monitor = True,
+    gap: Gap = "split",
+    reorder: Reorder = 0,
+    resample: Resample = None,
+    queue: Queue = None,
+    overload: Overload = "oldest",
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
     fallback: Annotated[
@@ -50,9 +75,12 @@ def _run(
     """
     from sattn_edge.engine import EngineOptions
     from sattn_runtime import report
+    from sattn_runtime.decider import DecisionOptions
     from sattn_runtime.progress import progress
     from sattn_runtime.run import RunOptions, check_budget, run
+    from sattn_runtime.sample_clock import ClockOptions
     from sattn_runtime.stop import Stop
+    from sattn_runtime.stream_options import StreamOptions
 
     options = RunOptions(
         model=str(model),
@@ -67,6 +95,15 @@ def _run(
         fallback=fallback,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
+        queue=queue,
+        overload=overload,
+        stream=StreamOptions(
+            gap=gap,
+            monitor=monitor,
+            resample_hz=resample,
+            clock=ClockOptions(reorder=reorder),
+            decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
+        ),
     )
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen)

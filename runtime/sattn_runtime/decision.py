@@ -10,7 +10,10 @@ from sattn_edge.errors import UsageError
 from sattn_runtime.attention import Moments
 
 NON_FINITE = "non-finite input"
+WRONG_RATE = "wrong rate"
 OVERFLOW = "non-finite logits"
+LOW_SCORE = "score below the limit"
+SETTLING = "no label has held long enough"
 
 
 @dataclass(slots=True)
@@ -19,8 +22,8 @@ class Decision:
 
     `label` (and `index`, its place in the contract) is None where the window could not be judged; `reason` then
     says why. `score` is the softmax score of the label, `logits` the network's own. `latency_ns` holds the
-    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`. `attention` is there where it was asked
-    for.
+    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`. `filled` of the window's samples were
+    missing and made up. `attention` is there where it was asked for.
     """
 
     window: int
@@ -33,6 +36,7 @@ class Decision:
     latency_ns: tuple[int, ...]
     reason: str | None = None
     attention: Moments | None = None
+    filled: int = 0
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -51,6 +55,13 @@ class Smoother:
             raise UsageError("smoothing", f"got {count} windows", "1 or more")
         self.count = count
         self._last: deque[list[float]] = deque(maxlen=count)
+
+    def scores(self, logits: list[float]) -> list[float] | None:
+        """The score of every class after this window; None as in `decide`."""
+        if not all(map(math.isfinite, logits)):
+            return None
+        self._last.append(softmax(logits))
+        return [sum(column) / len(self._last) for column in zip(*self._last, strict=True)]
 
     def decide(self, logits: list[float]) -> tuple[int, float] | None:
         """(class, score) after this window; None where a logit is NaN or infinite, and nothing is remembered."""

@@ -1,8 +1,8 @@
 """The journal: what was decided, one JSON object a line, appended.
 
-`type` is `start` (a stream begins), `window` (a decision) or `gap`. Lines are held until `flush`, which a live loop
-calls after every decision and a replay at full speed after every chunk. They are written whole, so a kill tears at most
-the last one; a torn last line is taken off when the journal is opened again.
+`type` is `start` (a stream begins), `window` (a decision), `gap` or `event` (see `events`). Lines are held until
+`flush`, which a live loop calls after every decision and a replay at full speed after every chunk. They are written
+whole, so a kill tears at most the last one; a torn last line is taken off when the journal is opened again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import msgspec
 from sattn_edge.errors import JournalError, UsageError
 from sattn_runtime.attention import Moments
 from sattn_runtime.decision import Decision
+from sattn_runtime.events import Event, Gap
 from sattn_runtime.latency import STAGES
-from sattn_runtime.stream import Gap
 
 # A line can't hold how long it took to write itself.
 _StageTimes = msgspec.defstruct("_StageTimes", [(name, float) for name in STAGES[:-1]], gc=False)
@@ -41,6 +41,7 @@ class _WindowLine(msgspec.Struct, tag_field="type", tag="window", gc=False):
     truth: str | msgspec.UnsetType | None = msgspec.UNSET
     reason: str | msgspec.UnsetType = msgspec.UNSET
     attention: Moments | msgspec.UnsetType = msgspec.UNSET
+    filled: int | msgspec.UnsetType = msgspec.UNSET
 
 
 def _line(stream: str, decision: Decision, truth: str | msgspec.UnsetType | None) -> _WindowLine:
@@ -56,6 +57,7 @@ def _line(stream: str, decision: Decision, truth: str | msgspec.UnsetType | None
         truth,
         decision.reason or msgspec.UNSET,
         decision.attention or msgspec.UNSET,
+        decision.filled or msgspec.UNSET,
     )
 
 
@@ -119,8 +121,22 @@ class Journal:
         self.lines += 1
 
     def gap(self, stream: str, gap: Gap) -> None:
-        """A hole in the stream."""
-        self._held.append({"type": "gap", "stream": stream, **msgspec.to_builtins(gap)})
+        """A hole in the stream. What is usual is left out."""
+        row: dict[str, Any] = {"type": "gap", "stream": stream, "sample": gap.sample, "seconds": gap.seconds}
+        row["dropped"] = gap.dropped
+        if gap.missing is not None:
+            row["missing"] = gap.missing
+        if gap.cause != "gap":
+            row["cause"] = gap.cause
+        if gap.filled:
+            row["filled"] = gap.filled
+        self._held.append(row)
+        self.lines += 1
+
+    def event(self, stream: str, event: Event) -> None:
+        """Something else that happened; only what it has to say."""
+        said = {key: value for key, value in msgspec.to_builtins(event).items() if value is not None}
+        self._held.append({"type": "event", "stream": stream, **said})
         self.lines += 1
 
     def flush(self) -> None:

@@ -25,6 +25,33 @@ Attention = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(help="Threads for one inference.")]
+Gap = Annotated[
+    str,
+    typer.Option(
+        help="Where samples are missing: split (no window spans it), hold (repeat the last) or interpolate; "
+        "more than an eighth of a window is always split."
+    ),
+]
+Reorder = Annotated[int, typer.Option(metavar="N", help="Hold up to N samples back for one that is late.")]
+Hysteresis = Annotated[
+    float, typer.Option(metavar="X", help="Another label must lead the present one by this much score.")
+]
+Dwell = Annotated[
+    float | None,
+    typer.Option(metavar="S", help="A label must lead for S seconds; start and end of each become events."),
+]
+Monitor = Annotated[
+    bool, typer.Option("--monitor/--no-monitor", help="Don't decide on input that is not like the training data.")
+]
+AbstainBelow = Annotated[float, typer.Option(metavar="X", help="No label where its score is below X.")]
+Queue = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Let at most N samples of a live source wait; drop the rest and count them."),
+]
+Overload = Annotated[str, typer.Option(help="What a full queue drops: oldest or newest.")]
+Resample = Annotated[
+    float | None, typer.Option(metavar="HZ", help="The source's rate, where it is another; brought to the contract's.")
+]
 BatchRange = Annotated[
     str | None, typer.Option(metavar="MIN,OPT,MAX", help="TensorRT: any number of windows a call between two.")
 ]

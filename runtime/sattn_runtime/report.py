@@ -27,10 +27,14 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "streams": result.streams,
         "windows": result.windows,
         "unjudged": result.unjudged,
+        "unjudged_reasons": dict(result.reasons),
         "gaps": result.gaps,
+        "missing_samples": result.missing,
+        "events": dict(result.events),
         "samples": result.samples,
         "algorithmic_delay_samples": result.delay_samples,
         "algorithmic_delay_s": result.delay_samples / result.contract.rate_hz,
+        "disorder_delay_samples": result.disorder_samples,
         "cold": {"load_ms": round(result.load_ms, 3), "first_infer_ms": round(result.first_infer_ms, 3)},
         "latency": {"basis": _basis(result), **result.latency.summary()},
         "score": result.score.summary(),
@@ -57,16 +61,13 @@ def as_text(result: RunResult) -> list[str]:
             ("source", f"{result.options.source}, {count(result.streams, 'stream')}"),
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
-            ("gaps", result.gaps or None),
-            (
-                "unjudged",
-                f"{count(result.unjudged, 'window')} with NaN or Inf, in the input or the logits"
-                if result.unjudged
-                else None,
-            ),
+            ("gaps", _gaps(result)),
+            ("events", _events(result)),
+            ("unjudged", _unjudged(result)),
             (
                 "algorithmic delay",
-                f"{result.delay_samples:g} samples ({delay_s:.2f} s), middle of a window to its end",
+                f"{result.delay_samples:g} samples ({delay_s:.2f} s), middle of a window to its end"
+                + _disorder(result),
             ),
             ("cold start", f"load {result.load_ms:.0f} ms, first inference {result.first_infer_ms:.2f} ms"),
             ("memory", f"{result.peak_rss_mb:.0f} MB resident at most"),
@@ -95,14 +96,50 @@ def _windows(result: RunResult) -> str:
     return f"{result.windows:,} of {shape}; {rate:,.0f} a second"
 
 
+def _gaps(result: RunResult) -> str | None:
+    if not result.gaps:
+        return None
+    causes = {name.removeprefix("gap_"): n for name, n in result.events.items() if name.startswith("gap_")}
+    of_them = "".join(f", {n:,} by {name}" for name, n in sorted(causes.items()))
+    return f"{result.gaps:,}{of_them}; {result.missing:,} samples known to be missing"
+
+
+def _events(result: RunResult) -> str | None:
+    kinds = {name: n for name, n in result.events.items() if not name.startswith("gap")}
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(kinds.items())) or None
+
+
+def _unjudged(result: RunResult) -> str | None:
+    if not result.unjudged:
+        return None
+    return f"{count(result.unjudged, 'window')}: " + ", ".join(f"{n:,} {why}" for why, n in result.reasons.items())
+
+
+def _disorder(result: RunResult) -> str:
+    if not result.disorder_samples:
+        return ""
+    return f"; up to {result.disorder_samples} samples more where some are missing or out of order"
+
+
 def _sample_parts(samples: dict[str, int]) -> list[str]:
     kinds = {
         "in_windows": "in windows",
         "skipped": "between windows",
         "dropped": "dropped at gaps",
+        "duplicate": "duplicate",
+        "late": "late",
+        "overload": "dropped by a full queue",
         "waiting": "waiting",
+        "held": "held back",
     }
-    return [f"{samples[kind]:,} {words}" for kind, words in kinds.items() if samples[kind] or kind == "in_windows"]
+    made_up = [f"{samples['filled']:,} made up"] if samples.get("filled") else []
+    if samples.get("resampled"):
+        made_up.append(f"{samples['resampled']:+,} by resampling")
+    return made_up + [
+        f"{samples.get(kind, 0):,} {words}"
+        for kind, words in kinds.items()
+        if samples.get(kind) or kind == "in_windows"
+    ]
 
 
 def _latency_text(result: RunResult) -> list[str]:

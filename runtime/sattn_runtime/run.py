@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
+import msgspec
+
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
 from sattn_edge.errors import BudgetError, RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
-from sattn_runtime.decision import Decision, Smoother
+from sattn_runtime.decision import Decision
+from sattn_runtime.events import Gap
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
+from sattn_runtime.overload import OLDEST, Lost, QueuedSource, check_queue
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
+from sattn_runtime.stream_options import StreamOptions
 
 _SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
 # How long a read may wait: what a signal has to wait for at most.
@@ -35,7 +42,11 @@ _WARM_UP = 8
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's."""
+    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
+
+    queue: at most so many samples wait for the loop, beyond them the `overload` (oldest, newest) are dropped; None lets
+        the source wait, or drop in its own way.
+    """
 
     model: str
     source: str
@@ -49,6 +60,13 @@ class RunOptions:
     journal_attention: bool = False
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
+    stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
+    queue: int | None = None
+    overload: str = OLDEST
+
+    def stream_options(self) -> StreamOptions:
+        """Those of a stream, `smooth` among them."""
+        return replace(self.stream, decision=replace(self.stream.decision, smooth=self.smooth))
 
 
 @dataclass
@@ -67,9 +85,13 @@ class RunResult:
     streams: int = 0
     windows: int = 0
     unjudged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
+    missing: int = 0
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
     delay_samples: float = 0.0
+    disorder_samples: int = 0
     stopped: bool = False
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
@@ -115,7 +137,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    source = open_source(options.source, model.contract, SourceOptions(options.speed, model.contract.window, hop))
+    source = _open(options, model.contract, hop)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
         options=options,
@@ -129,8 +151,9 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         fell_back=opened.fell_back,
     )
     head = _journal_head(model.name, result)
+    statistics = model.statistics
     del model  # the graph and its bytes are the engine's now
-    loop = _Loop(result, options, head, tell, listen)
+    loop = _Loop(result, options, head, tell, listen, statistics)
     try:
         loop.run(source, stop)
     finally:
@@ -149,8 +172,23 @@ def _check(options: RunOptions) -> None:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
     if options.journal_attention and options.journal is None:
         raise UsageError("--journal-attention", "there is no journal", todo="add --journal FILE")
+    if options.stream.resample_hz is not None and not 0 < options.stream.resample_hz < math.inf:
+        raise UsageError("--resample", f"got {options.stream.resample_hz:g}", "the source's rate in Hz, above 0")
     check_fallback(options.fallback, options.backend)
-    Smoother(options.smooth)
+    if options.queue is not None:
+        check_queue(options.queue, options.overload)
+    options.stream_options().check()
+
+
+def _open(options: RunOptions, contract: Contract, hop: int) -> Source | QueuedSource:
+    rate_hz = options.stream.resample_hz or contract.rate_hz
+    window, hop = (max(1, round(n * rate_hz / contract.rate_hz)) for n in (contract.window, hop))
+    contract = msgspec.structs.replace(contract, rate_hz=rate_hz)
+    source = open_source(options.source, contract, SourceOptions(options.speed, window, hop))
+    # A replay at full speed is read when there is time for it: nothing can overflow.
+    if options.queue is None or not source.paced:
+        return source
+    return QueuedSource(source, options.queue, options.overload)
 
 
 def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
@@ -180,15 +218,16 @@ class _Loop:
         head: dict[str, Any],
         tell: Callable[[str], None],
         listen: Listener | None,
+        statistics: Mapping[str, Any] | None,
     ) -> None:
         self._result, self._options, self._head = result, options, head
         self._tell, self._listen = tell, listen
         self._journal: Journal | None = None
         self._stream: Stream | None = None
         self._name = ""
-        self._gaps_told = 0
+        self._statistics = statistics
 
-    def run(self, source: Source, stop: Stop) -> None:
+    def run(self, source: Source | QueuedSource, stop: Stop) -> None:
         began = monotonic_ns()
         while not stop.asked and self._step(source):
             pass
@@ -205,16 +244,18 @@ class _Loop:
                 "give a longer recording, or export with a shorter window",
             )
 
-    def _step(self, source: Source) -> bool:
+    def _step(self, source: Source | QueuedSource) -> bool:
         """Takes one item; False at the end."""
         item = source.read(_POLL_S)
         if isinstance(item, Chunk):
             self._take(item)
         elif isinstance(item, StreamStart):
             self._begin(item)
+        elif isinstance(item, Lost) and self._stream is not None:
+            self._stream.lost(item.samples)
         return item is not Signal.END
 
-    def _drain(self, source: Source) -> None:
+    def _drain(self, source: Source | QueuedSource) -> None:
         """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
         until = monotonic_ns() + _DRAIN_NS
         source.close()
@@ -229,13 +270,18 @@ class _Loop:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
             self._tell(f"note: {note}")
-        options = self._options
+        options, engine = self._options.stream_options(), self._result.engine
         self._stream = Stream(
-            self._result.engine, self._result.hop, options.smooth, attention=options.journal_attention
+            engine,
+            self._result.hop,
+            options=options,
+            statistics=self._statistics,
+            attention=self._options.journal_attention,
         )
-        self._name, self._gaps_told = start.name, 0
+        self._name = start.name
         self._result.streams += 1
         self._result.delay_samples = self._stream.delay_samples
+        self._result.disorder_samples = self._stream.disorder_samples
         self._result.score.begin(start.labels)
         self._result.latency.new_stream()
         if self._journal is not None:
@@ -243,14 +289,18 @@ class _Loop:
             self._journal.flush()
 
     def _take(self, chunk: Chunk) -> None:
-        """The hot path."""
-        stream, journal, result = self._stream, self._journal, self._result
+        stream = self._stream
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
-        for decision in stream.process(chunk):
+        self._hand_over(stream, stream.process(chunk))
+
+    def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> None:
+        """The hot path."""
+        journal, result = self._journal, self._result
+        for decision in decisions:
             decided = monotonic_ns()
-            if len(stream.gaps) > self._gaps_told:
-                self._tell_gaps(stream)
+            if stream.log.waiting:
+                self._tell_news(stream)
             truth = result.score.add(decision)
             if journal is not None:
                 journal.window(self._name, decision, truth, scored=result.score.scoring)
@@ -260,29 +310,37 @@ class _Loop:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
+        if stream.log.waiting:  # what no window followed
+            self._tell_news(stream)
         if journal is not None:
             journal.flush()
 
-    def _tell_gaps(self, stream: Stream) -> None:
-        for gap in stream.gaps[self._gaps_told :]:
-            if self._journal is not None:
-                self._journal.gap(self._name, gap)
-        self._gaps_told = len(stream.gaps)
+    def _tell_news(self, stream: Stream) -> None:
+        for news in stream.log.fetch():
+            if self._journal is None:
+                continue
+            if isinstance(news, Gap):
+                self._journal.gap(self._name, news)
+            else:
+                self._journal.event(self._name, news)
 
     def _end_stream(self) -> None:
         """Adds the finished stream's counts to the run's."""
         stream, result = self._stream, self._result
         if stream is None:
             return
-        self._tell_gaps(stream)
+        self._hand_over(stream, stream.finish())
+        self._tell_news(stream)
         result.latency.fold()
-        ring = stream.ring
-        counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
-        for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
-            result.samples[kind] += count
+        for kind, count in stream.samples.items():
+            if count or kind in _SAMPLE_KINDS:
+                result.samples[kind] = result.samples.get(kind, 0) + count
         result.windows += stream.windows
         result.unjudged += stream.unjudged
-        result.gaps += len(stream.gaps)
+        result.reasons.update(stream.reasons)
+        result.events.update(stream.log.counts)
+        result.missing += stream.log.missing
+        result.gaps += stream.log.counts["gap"]
         self._stream = None
 
     def close(self) -> None:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from time import monotonic_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
-from sattn_edge.windows import gaps
-from sattn_runtime.attention import moment_view
-from sattn_runtime.decision import NON_FINITE, OVERFLOW, Decision, Smoother
+from sattn_runtime.attention import Moments, MomentView, moment_view
+from sattn_runtime.decider import Decider, DecisionOptions, States, Verdict
+from sattn_runtime.decision import NON_FINITE, OVERFLOW, WRONG_RATE, Decision
+from sattn_runtime.events import Event, EventLog, Gap
+from sattn_runtime.filling import fill
+from sattn_runtime.monitor import Monitor
+from sattn_runtime.numbering import Numbering
+from sattn_runtime.pieces import Break, Piece, Step
+from sattn_runtime.resample import Resampler
 from sattn_runtime.ring import Ring
+from sattn_runtime.sample_clock import SampleClock
 from sattn_runtime.sources.base import Chunk
+from sattn_runtime.stream_options import INTERPOLATE, StreamOptions
 
-
-@dataclass(frozen=True)
-class Gap:
-    """A hole in the stream: it lies before `sample`, lasts `seconds`, and cost `dropped` waiting samples."""
-
-    sample: int
-    seconds: float
-    dropped: int
+__all__ = ["Gap", "Stream"]
 
 
 class Stream:
@@ -34,35 +38,97 @@ class Stream:
         engine: shared freely between streams of one thread.
         hop: samples from one window to the next; the contract's if None.
         smooth: decide on the mean score of this many windows; 1 leaves every window to itself.
+        options: what to do about gaps, disorder and doubtful decisions; with it, `smooth` is that of its `decision`.
+        statistics: those of the model file's training data; with them, input unlike it is not decided on.
         attention: tell with every decision which moments of its window the network looked at.
 
     Raises:
         UsageError: numbers below 1, or attention of an engine that has no `gates`.
 
-    Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one.
+    Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one, unless it was filled.
     """
 
-    def __init__(self, engine: Engine, hop: int | None = None, smooth: int = 1, *, attention: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hop: int | None = None,
+        smooth: int = 1,
+        options: StreamOptions | None = None,
+        statistics: Mapping[str, Any] | None = None,
+        *,
+        attention: bool = False,
+    ) -> None:
         contract = engine.contract
-        self.engine = engine
+        options = options or StreamOptions(decision=DecisionOptions(smooth))
+        options.check()
+        self.engine, self.options = engine, options
         self.ring = Ring(contract.window, hop if hop is not None else contract.hop, contract.modal)
-        self.windows = 0
-        self.gaps: list[Gap] = []
-        self.unjudged = 0
+        rate_hz = options.resample_hz or contract.rate_hz
+        self.clock = SampleClock(rate_hz, contract.modal, options.clock)
+        self._resampler = Resampler(rate_hz, contract.rate_hz, contract.modal) if options.resample_hz else None
+        self.log = EventLog()
+        self.windows = self.unjudged = 0
+        self.reasons: Counter[str] = Counter()  # why windows have no label
+        self.received = self.filled = self.overload = 0
         self._labels = contract.labels
-        self._rate_hz = contract.rate_hz
-        self._smoother = Smoother(smooth)
         self._moments = moment_view(engine) if attention else None
+        self._decider = Decider(options.decision, self.ring.hop, contract.rate_hz)
+        told = options.decision.dwell_s is not None
+        self._states = States(self._decider.dwell, contract.rate_hz) if told else None
+        self._smooth = None if told else self._decider.smooth
         self._shape = (1, 1, contract.window, contract.modal)
         self._stamps = [0, 0, 0]
-        self._last_bad = -1  # the newest sample with NaN or Inf
-        self._seen_end = 0  # samples in the ring once the chunk at hand is through
-        self._last_time_s: float | None = None
+        self._last_bad = -1  # the newest row with NaN or Inf
+        ranged = any(c.min is not None or c.max is not None for c in contract.channel)
+        self._monitor = Monitor(contract, statistics) if options.monitor and (statistics or ranged) else None
+        self._timed = False  # whether any chunk had numbers or stamps
+        self._fed = 0  # samples into the resampler
+        self._guarded = self._monitor is not None  # whether a window may be bad for more than NaN
+        self._most_filled = options.most_filled(contract.window)
+        self._hole: Break | None = None
+        self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
+        self._made_up: deque[tuple[int, int]] = deque()  # rows of the ring, [begin, end)
+        self._numbering = Numbering(1.0 if self._resampler is None else self._resampler.step)
+
+    @property
+    def gaps(self) -> deque[Gap]:
+        """The last gaps."""
+        return self.log.gaps
 
     @property
     def delay_samples(self) -> float:
         """Algorithmic delay: from the middle of what a decision speaks of to the sample that completes it."""
-        return (self.ring.window - 1) / 2 + self._smoother.delay_samples(self.ring.hop)
+        resampling = 0.0 if self._resampler is None else self._resampler.delay_samples
+        return (self.ring.window - 1) / 2 + self._decider.delay_samples + resampling
+
+    @property
+    def disorder_samples(self) -> int:
+        """How many samples longer a decision may wait where samples are missing or out of order."""
+        waits = self._most_filled if self.options.gap == INTERPOLATE else 0
+        return waits + self.options.clock.reorder
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """Where every sample went, at every moment between two chunks.
+
+        `in` + `filled` + `resampled` is the sum of the others. `resampled` is how many more samples, or fewer if below
+        0, came out of the resampler than went in.
+        """
+        ring, order = self.ring, self.clock.order
+        resampled = {} if self._resampler is None else {"resampled": ring.samples - self._fed}
+        return {
+            "in": self.received,
+            "filled": self.filled,
+            **resampled,
+            "in_windows": ring.in_windows,
+            "skipped": ring.skipped,
+            "dropped": ring.dropped,
+            "duplicate": order.duplicates,
+            "late": order.late,
+            "overload": self.overload,
+            "waiting": ring.waiting,
+            "held": order.held,
+        }
 
     def push(self, samples: NDArray[np.float32], timestamp_s: NDArray[np.float64] | None = None) -> list[Decision]:
         """Takes samples `[n, modal]` in physical units, returns the decisions they complete (often none).
@@ -70,52 +136,136 @@ class Stream:
         Raises:
             UsageError: another number of channels or dimensions.
         """
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
-            raise UsageError("samples", f"got shape {list(samples.shape)}", f"the contract says [n, {self.ring.modal}]")
-        return list(self.process(Chunk(samples, monotonic_ns(), timestamp_s=timestamp_s)))
+        return list(self.process(Chunk(np.asarray(samples, np.float32), monotonic_ns(), timestamp_s=timestamp_s)))
 
     def process(self, chunk: Chunk) -> Iterator[Decision]:
         """Like `push` for a chunk from a source, which also says when its samples arrived."""
-        if chunk.timestamp_s is None:
-            yield from self._feed(chunk, 0, len(chunk.samples))
+        samples = chunk.samples
+        if samples.ndim != 2 or samples.shape[1] != self.ring.modal:
+            raise UsageError("samples", f"got shape {list(samples.shape)}", f"the contract says [n, {self.ring.modal}]")
+        if chunk.timestamp_s is None and chunk.sequence is None and not self._timed and self._resampler is None:
+            self.received += len(samples)
+            yield from self._feed(samples, chunk.arrival_ns, chunk.period_ns, chunk.finite)
             return
-        begin = 0
-        for at, seconds in self._holes(chunk.timestamp_s):
-            yield from self._feed(chunk, begin, at)
-            self._break(seconds)
-            begin = at
-        yield from self._feed(chunk, begin, len(chunk.samples))
+        steps = self.clock.take(chunk)
+        self._timed = self._guarded = True
+        begin, self.received = self.received, self.received + len(samples)
+        yield from self._follow(steps, begin)
 
-    def _holes(self, timestamp_s: NDArray[np.float64]) -> list[tuple[int, float]]:
-        """(first sample behind it, seconds) of every gap in a chunk, the one before its first sample included."""
-        if not len(timestamp_s):
-            return []
-        before = [] if self._last_time_s is None else [self._last_time_s]
-        joined = np.concatenate([before, timestamp_s])
-        self._last_time_s = float(timestamp_s[-1])
-        found = gaps(joined, self._rate_hz)
-        return [(int(i) - len(before), float(joined[i] - joined[i - 1])) for i in found]
+    def lost(self, samples: int) -> None:
+        """So many samples were dropped before they came here: they are counted, and no window spans them."""
+        self._timed = True
+        self.received += samples
+        self.overload += samples
+        self.clock.lost(samples)
+        self.log.add(Event("overload", self.received, samples))
 
-    def _break(self, seconds: float) -> None:
+    def finish(self) -> Iterator[Decision]:
+        """The stream ends: decides on what was held back, and ends the state."""
+        yield from self._follow(self.clock.flush(), self.received)
+        self._tell(self._states.end() if self._states is not None else [])
+
+    def _follow(self, steps: list[Step], begin: int) -> Iterator[Decision]:
+        """Does what the clock says of a chunk whose first sample is number `begin`."""
+        for step in steps:
+            if isinstance(step, Piece):
+                number = self._numbering.number(self.ring.samples) if step.at is None else begin + step.at
+                if self._hole is not None:
+                    hole, self._hole = self._hole, None
+                    yield from self._cross(hole, step, number)
+                yield from self._accept(step, number)
+            elif isinstance(step, Break):
+                self._hole = step
+            else:
+                step.sample = self.received
+                self.log.add(step)
+
+    def _accept(self, piece: Piece, number: int, step: float | None = None) -> Iterator[Decision]:
+        """Takes consecutive samples, the first of which is number `number`, at the contract's rate or another."""
+        resampler = self._resampler
+        if self._most_filled:
+            self._last_row = piece.samples[-1].copy()
+        if resampler is None:
+            self._numbering.mark(self.ring.samples, number, step)
+            yield from self._feed(piece.samples, piece.arrival_ns, piece.period_ns, piece.finite)
+            return
+        self._numbering.mark(self.ring.samples, max(0, number + resampler.position - resampler.taken))
+        self._fed += len(piece.samples)
+        made = resampler.push(piece.samples)
+        arrival_ns = piece.arrival_ns
+        if arrival_ns is not None:
+            # The last output that came was complete so many input samples ago.
+            newest = resampler.position + resampler.half - math.ceil(resampler.step)
+            arrival_ns -= max(0, resampler.taken - 1 - newest) * piece.period_ns
+        yield from self._feed(made, arrival_ns, round(piece.period_ns * resampler.step), piece.finite)
+
+    def _cross(self, hole: Break, behind: Piece, number: int) -> Iterator[Decision]:
+        """Fills a hole before a piece, or breaks the stream there."""
+        missing = hole.missing
+        if hole.cause == "gap" and missing is not None and missing <= self._most_filled and self._last_row is not None:
+            self.log.add(Gap(number, hole.seconds, 0, missing, filled=missing))
+            yield from self._make_up(missing, self._last_row, behind, number)
+            return
         dropped = self.ring.restart()
-        self._smoother.reset()
-        self.gaps.append(Gap(self.ring.samples, seconds, dropped))
+        if self._resampler is not None:
+            self._resampler.reset()
+        if self._monitor is not None:
+            self._monitor.gap(self.ring.samples)
+        self._decider.reset()
+        self._tell(self._states.gap() if self._states is not None else [])
+        self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause))
 
-    def _feed(self, chunk: Chunk, begin: int, end: int) -> Iterator[Decision]:
-        samples = chunk.samples if end - begin == len(chunk.samples) else chunk.samples[begin:end]
+    def _make_up(self, missing: int, before: NDArray[np.float32], behind: Piece, number: int) -> Iterator[Decision]:
+        begin = self.ring.samples
+        while self._made_up and self._made_up[0][1] <= begin - self.ring.window:
+            self._made_up.popleft()
+        self._made_up.append((begin, begin + missing))
+        self.filled += missing
+        arrival_ns = behind.arrival_ns
+        if arrival_ns is not None:
+            arrival_ns -= (len(behind.samples) - 1) * behind.period_ns
+        rows = fill(self.options.gap, missing, before, behind.samples[0])
+        yield from self._accept(Piece(rows, arrival_ns, 0, False), max(number - 1, 0), 0.0)
+
+    def _tell(self, events: list[Event]) -> None:
+        for event in events:
+            self.log.add(event)
+
+    def _feed(
+        self, samples: NDArray[np.float32], arrival_ns: int | None, period_ns: int, finite: bool
+    ) -> Iterator[Decision]:
         started = monotonic_ns()
-        self._seen_end = self.ring.samples + end - begin
-        if not chunk.finite:
-            self._note_bad(samples)
-        after = len(chunk.samples) - end + self._seen_end - self.ring.window
+        self._look(samples, finite)
+        after = self.ring.samples + len(samples) - self.ring.window
         for first, view in self.ring.feed(samples):
             due = started
-            if chunk.arrival_ns is not None:
-                # `after - first` of the chunk's samples came behind this window's last one.
-                due = min(started, chunk.arrival_ns - (after - first) * chunk.period_ns)
+            if arrival_ns is not None:
+                # `after - first` of the piece's samples came behind this window's last one.
+                due = min(started, arrival_ns - (after - first) * period_ns)
             yield self._decide(first, view, due, started)
             started = monotonic_ns()
+
+    def _look(self, samples: NDArray[np.float32], finite: bool) -> None:
+        """Looks at samples that are about to go into the ring."""
+        if not finite:
+            self._note_bad(samples)
+        if self._monitor is not None:
+            self._watch(self._monitor, samples)
+
+    def _watch(self, monitor: Monitor, samples: NDArray[np.float32]) -> None:
+        for event in monitor.add(samples, self.ring.samples):
+            event.sample = self._numbering.number(self.ring.samples)
+            self.log.add(event)
+
+    def _bad(self, first: int, view: NDArray[np.float32]) -> str | None:
+        """Why a window must not be decided on."""
+        if self._last_bad >= first and not np.isfinite(view).all():
+            return NON_FINITE
+        if self._monitor is not None:
+            bad = self._monitor.bad(first, first + self.ring.window - 1)
+            if bad is not None:
+                return bad
+        return WRONG_RATE if self.clock.rate.wrong and self.options.monitor else None
 
     def _note_bad(self, samples: NDArray[np.float32]) -> None:
         """Looks at every sample once, not at every window, and not where its source has done so."""
@@ -125,23 +275,47 @@ class Stream:
             self._last_bad = self.ring.samples + int(np.flatnonzero(~good.all(axis=1))[-1])
 
     def _decide(self, first: int, view: NDArray[np.float32], due: int, started: int) -> Decision:
-        last = first + self.ring.window - 1
         assembled = monotonic_ns()
-        number = self.windows
-        self.windows += 1
-        if self._last_bad >= first and not np.isfinite(view).all():
-            self.unjudged += 1
-            spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-            return Decision(number, first, last, None, None, None, None, spent, NON_FINITE)
+        if self._guarded or self._last_bad >= first:
+            bad = self._bad(first, view)
+            if bad is not None:
+                return self._refuse(first, bad, (due, started, assembled))
         stamps = self._stamps
-        moments = None
-        if self._moments is None:
-            logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
-        else:
-            found, gates = self.engine.infer_attention(view.reshape(self._shape), stamps)
-            logits, moments = found[0].tolist(), self._moments.of(gates[0], first)
-        decided = self._smoother.decide(logits)
-        copied_in, inferred, copied_out = stamps
+        if self._moments is not None:
+            return self._attend(first, view, (due, started, assembled), self._moments)
+        logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        decided = self._smooth(logits) if self._smooth is not None and self._numbering.plain else None
+        if decided is None:
+            return self._conclude(first, logits, (due, started, assembled))
+        # What most windows come to, without the calls that only the others need.
+        index, score = decided
+        number = self.windows
+        self.windows = number + 1
+        spent = (
+            started - due,
+            assembled - started,
+            stamps[0] - assembled,
+            stamps[1] - stamps[0],
+            stamps[2] - stamps[1],
+            monotonic_ns() - stamps[2],
+        )
+        last = first + self.ring.window - 1
+        return Decision(number, first, last, index, self._labels[index], score, logits, spent)
+
+    def _attend(
+        self, first: int, view: NDArray[np.float32], times: tuple[int, int, int], moments: MomentView
+    ) -> Decision:
+        """The decision on a window, with the moments that the network looked at. times: as for `_conclude`."""
+        logits, gates = self.engine.infer_attention(view.reshape(self._shape), self._stamps)
+        return self._conclude(first, logits[0].tolist(), times, moments.of(gates[0], first))
+
+    def _conclude(
+        self, first: int, logits: list[float], times: tuple[int, int, int], moments: Moments | None = None
+    ) -> Decision:
+        """The decision on a window by its logits. times: when it was due, started and assembled."""
+        due, started, assembled = times
+        verdict = self._decider.decide(logits)
+        copied_in, inferred, copied_out = self._stamps
         spent = (
             started - due,
             assembled - started,
@@ -150,8 +324,45 @@ class Stream:
             copied_out - inferred,
             monotonic_ns() - copied_out,
         )
-        if decided is None:
+        return self._decision(first, verdict, logits, spent, moments)
+
+    def _refuse(self, first: int, bad: str, times: tuple[int, int, int]) -> Decision:
+        """No decision on a window, and why."""
+        due, started, assembled = times
+        self._decider.unjudged()
+        spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
+        return self._decision(first, (None, None, bad), None, spent)
+
+    def _decision(
+        self,
+        first: int,
+        verdict: Verdict,
+        logits: list[float] | None,
+        spent: tuple[int, ...],
+        moments: Moments | None = None,
+    ) -> Decision:
+        index, score, reason = verdict
+        number, last, filled, label = self.windows, first + self.ring.window - 1, 0, None
+        self.windows = number + 1
+        if index is not None:
+            label = self._labels[index]
+        elif reason is not None:
             self.unjudged += 1
-            return Decision(number, first, last, None, None, None, None, spent, OVERFLOW)
-        index, score = decided
-        return Decision(number, first, last, index, self._labels[index], score, logits, spent, None, moments)
+            self.reasons[reason] += 1
+            if reason == OVERFLOW:
+                logits = moments = None
+        if not self._numbering.plain:
+            if moments is not None:
+                moments = replace(moments, peak_sample=self._numbering.number(moments.peak_sample))
+            first, last, filled = self._place(first, last)
+        decision = Decision(number, first, last, index, label, score, logits, spent, reason, moments, filled)
+        if self._states is not None:
+            self._tell(self._states.add(decision))
+        return decision
+
+    def _place(self, first: int, last: int) -> tuple[int, int, int]:
+        """Rows of the ring as the source's samples, and how many of them were made up."""
+        filled = sum(max(0, min(end, last + 1) - max(begin, first)) for begin, end in self._made_up)
+        numbering = self._numbering
+        numbering.forget(first)
+        return numbering.number(first), numbering.number(last), filled

@@ -33,6 +33,7 @@ class Chunk:
     period_ns: how much earlier each sample before it arrived; 0 where they all came at once.
     timestamp_s: the source's own clock for each sample, float64 [n], where it has one.
     finite: the source has looked, and no value is NaN or Inf; otherwise the stream looks.
+    sequence: the source's own number of each sample, int64 [n], where it counts them.
     """
 
     samples: NDArray[np.float32]
@@ -40,6 +41,7 @@ class Chunk:
     period_ns: int = 0
     timestamp_s: NDArray[np.float64] | None = None
     finite: bool = False
+    sequence: NDArray[np.int64] | None = None
 
 
 class Signal(Enum):

@@ -1,0 +1,139 @@
+"""The sample clock: what stands before the ring and sees to it that a window holds consecutive samples.
+
+Where a chunk has sequence numbers they say what is missing, doubled or late, and its time stamps only whether the
+source's clock jumped. Without numbers the time stamps say it (`stamp_clock`). Without both nothing can be told, and
+samples pass through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sattn_edge.errors import UsageError
+from sattn_runtime.events import Event
+from sattn_runtime.pieces import Break, Numbered, Piece, Step
+from sattn_runtime.rate_watch import RateWatch
+from sattn_runtime.sequencer import Sequencer
+from sattn_runtime.sources.base import Chunk
+from sattn_runtime.stamp_clock import StampClock
+
+
+@dataclass(frozen=True)
+class ClockOptions:
+    """How much disorder is put right.
+
+    reorder: so many later samples may come before one; they are held back for it.
+    jitter_s: stamps of the time of arrival may be late by this without meaning a hole.
+    drift_ppm: a rate off by more is told.
+    """
+
+    reorder: int = 0
+    jitter_s: float = 0.05
+    drift_ppm: float = 5000.0
+
+    def check(self) -> None:
+        """Raises UsageError for what can't be."""
+        if self.reorder < 0:
+            raise UsageError("reorder", f"got {self.reorder}", "a number of samples, 0 or more")
+
+
+class SampleClock:
+    """One stream's clock."""
+
+    def __init__(self, rate_hz: float, modal: int, options: ClockOptions) -> None:
+        options.check()
+        self.order = Sequencer(modal, options.reorder, 1 / rate_hz)
+        self.rate = RateWatch(rate_hz, options.drift_ppm)
+        self._stamps = StampClock(rate_hz, options.jitter_s, self.order)
+        self._period_s = 1 / rate_hz
+        self._lost = 0
+        self._numbered: bool | None = None
+
+    def take(self, chunk: Chunk) -> list[Step]:
+        """A chunk as pieces, breaks and events, in their order.
+
+        Raises:
+            UsageError: not one number, or not one stamp, for each sample.
+        """
+        _check(chunk)
+        if not len(chunk.samples):
+            return []
+        numbered = chunk.sequence is not None
+        steps = self._change(numbered) if numbered is not self._numbered else []
+        if chunk.sequence is None and chunk.timestamp_s is None:
+            piece = Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)
+            return [*steps, *self._lost_here(), piece]
+        stamped = self._number(chunk)
+        if self._lost and not numbered:
+            for gap in self._lost_here():
+                self.order.break_at(int(stamped.numbers[0]), gap, steps)
+        steps += stamped.events
+        steps += self.order.take(chunk, stamped)
+        self._blame_overload(steps)
+        if any(isinstance(step, Break) and step.cause == "restart" for step in steps):
+            self._stamps.restart()
+            self.rate.begin()
+        elif chunk.timestamp_s is not None:
+            steps += self._watch_rate(chunk, stamped)
+        return steps
+
+    def _number(self, chunk: Chunk) -> Numbered:
+        if chunk.timestamp_s is None:
+            assert chunk.sequence is not None  # noqa: S101 - `take` has looked
+            return Numbered(chunk.sequence)
+        if chunk.sequence is None:
+            return self._stamps.number_chunk(chunk.timestamp_s, chunk.samples)
+        return self._stamps.check(chunk.timestamp_s, chunk.sequence)
+
+    def _change(self, numbered: bool) -> list[Step]:
+        """A source that begins or ceases to number its samples: numbers of both kinds can't be compared."""
+        steps: list[Step] = []
+        if self._numbered is not None:
+            steps += self.order.flush()
+            self.order.forget()
+            self._stamps.restart()
+        self._numbered = numbered
+        return steps
+
+    def lost(self, samples: int) -> None:
+        """So many samples were dropped on the way here, by a full queue: a gap before the next ones."""
+        self._lost += samples
+        if not self._numbered:
+            self._stamps.skip(samples)
+
+    def _lost_here(self) -> list[Break]:
+        count, self._lost = self._lost, 0
+        return [Break((count + 1) * self._period_s, count, "overload")] if count else []
+
+    def _blame_overload(self, steps: list[Step]) -> None:
+        """The next gap in a source's own numbers is that of the queue."""
+        if self._lost:
+            for step in steps:
+                if isinstance(step, Break) and step.missing:
+                    step.cause, self._lost = "overload", 0
+                    return
+
+    def _watch_rate(self, chunk: Chunk, stamped: Numbered) -> list[Step]:
+        stamps = chunk.timestamp_s
+        if stamps is None:
+            return []
+        if stamped.breaks:
+            self.rate.begin()
+            return []
+        changed = False
+        for at in sorted({0, len(stamps) - 1}):
+            changed |= self.rate.add(int(stamped.numbers[at]), float(stamps[at]), self._stamps.jitter_s)
+        if not changed:
+            return []
+        return [Event("drift" if self.rate.drifting else "drift_over", value=self.rate.ppm)]
+
+    def flush(self) -> list[Step]:
+        """The stream ends: nothing is waited for any more."""
+        return self.order.flush()
+
+
+def _check(chunk: Chunk) -> None:
+    for name, values in (("sequence", chunk.sequence), ("timestamp_s", chunk.timestamp_s)):
+        if values is not None and len(values) != len(chunk.samples):
+            given = f"the chunk has {len(chunk.samples)} samples"
+            raise UsageError(f"chunk.{name}", f"has {len(values)} entries", given)
