@@ -111,4 +111,4 @@ class Acknowledging(Protocol):
     """A source whose peer keeps what was not acknowledged, and gives it again."""
 
     def acknowledge(self, chunk: Chunk) -> None:
-        """This chunk is done with: every decision its samples take part in is in the journal."""
+        """Says that this chunk is done with: every decision its samples take part in is in the journal."""
