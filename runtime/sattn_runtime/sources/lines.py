@@ -47,6 +47,7 @@ class LineDecoder:
         self.counted: Counter[str] = Counter()
         self._plain = _Layout(contract.modal, tuple(range(contract.modal)))
         self._tried, self._any = 0, False
+        self._nearly: list[str] | None = None  # a header with some of the contract's channels
         self.reset()
 
     def reset(self) -> None:
@@ -90,8 +91,8 @@ class LineDecoder:
         plain = {split_unit(cell, self._contract)[0] for cell in cells}
         if plain.issuperset(self._contract.channel_names):
             return cells
-        if self._whole and not self._started and plain.intersection(self._contract.channel_names):
-            named_channels(cells, self._contract, self._subject)  # raises, and names what is missing
+        if not self._started and plain.intersection(self._contract.channel_names):
+            self._nearly = cells
         return None
 
     def _begin(self, names: list[str]) -> StreamStart:
@@ -128,6 +129,8 @@ class LineDecoder:
         self.counted["bad_lines"] += 1
         self._tried += 1
         if not self._any and self._tried >= _TRIES:
+            if self._nearly is not None:
+                named_channels(self._nearly, self._contract, self._subject)  # raises, and names what is missing
             shown = line[:60].decode("ascii", "replace")
             raise RecordingError(
                 self._subject,

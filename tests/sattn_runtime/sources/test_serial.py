@@ -103,8 +103,8 @@ def test_a_unit_that_is_not_the_contracts(lines):
 
 
 def test_a_header_that_lacks_a_channel(lines):
-    with pytest.raises(RecordingError, match="port: channel 'c1' is missing; it has c0, cl"):
-        lines.feed(b"0,0\nc0,cl\n", 0)
+    with pytest.raises(RecordingError, match="port: channel 'c1' is missing; it has c0, cl, x"):
+        lines.feed(b"c0,cl,x\n" + b"1,2,3\n" * 50, 0)
 
 
 def test_a_rate_that_is_not_the_contracts(lines):
