@@ -28,6 +28,7 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "windows": result.windows,
         "unjudged": result.unjudged,
         "gaps": result.gaps,
+        "source_counters": result.counters,
         "samples": result.samples,
         "algorithmic_delay_samples": result.delay_samples,
         "algorithmic_delay_s": result.delay_samples / result.contract.rate_hz,
@@ -58,6 +59,7 @@ def as_text(result: RunResult) -> list[str]:
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
             ("gaps", result.gaps or None),
+            ("source counted", _counted(result.counters)),
             (
                 "unjudged",
                 f"{count(result.unjudged, 'window')} with NaN or Inf, in the input or the logits"
@@ -103,6 +105,11 @@ def _sample_parts(samples: dict[str, int]) -> list[str]:
         "waiting": "waiting",
     }
     return [f"{samples[kind]:,} {words}" for kind, words in kinds.items() if samples[kind] or kind == "in_windows"]
+
+
+def _counted(counters: dict[str, int]) -> str | None:
+    """`3 bad lines, 1 reconnects`, or None where there was nothing."""
+    return ", ".join(f"{many:,} {what.replace('_', ' ')}" for what, many in counters.items() if many) or None
 
 
 def _latency_text(result: RunResult) -> list[str]:

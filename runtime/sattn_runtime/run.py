@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -31,6 +32,8 @@ _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
 _DRAIN_NS = 1_000_000_000
 _WARM_UP = 8
+# Chunks that wait for their acknowledgement; a window of more than these is not given again whole after a kill.
+_MOST_HELD = 8192
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class RunOptions:
     fallback: str | None = None
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
+    reconnect_s: float = 30.0
 
 
 @dataclass
@@ -67,6 +71,7 @@ class RunResult:
     windows: int = 0
     unjudged: int = 0
     gaps: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
     delay_samples: float = 0.0
     stopped: bool = False
@@ -94,6 +99,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     Raises:
         UsageError, ModelFileError, UnavailableError: before anything is written.
         RecordingError: the source can't be used; what came before it is in the journal.
+        SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
     started = monotonic_ns()
@@ -110,7 +116,8 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    source = open_source(options.source, model.contract, SourceOptions(options.speed, model.contract.window, hop))
+    wishes = SourceOptions(options.speed, model.contract.window, hop, options.reconnect_s)
+    source = open_source(options.source, model.contract, wishes)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
         options=options,
@@ -142,6 +149,8 @@ def _check(options: RunOptions) -> None:
     for name, value in (("--deadline-ms", options.deadline_ms), ("--max-p99-ms", options.max_p99_ms)):
         if value is not None and not value > 0:
             raise UsageError(name, f"got {value}", "milliseconds, above 0")
+    if not options.reconnect_s >= 0:
+        raise UsageError("--reconnect-s", f"got {options.reconnect_s}", "seconds, 0 or more")
     check_fallback(options.fallback, options.backend)
     Smoother(options.smooth)
 
@@ -180,15 +189,22 @@ class _Loop:
         self._stream: Stream | None = None
         self._name = ""
         self._gaps_told = 0
+        self._acknowledge: Callable[[Chunk], None] | None = None
+        self._held: deque[tuple[int, Chunk]] = (
+            deque()
+        )  # not acknowledged, each with the number of samples up to its end
 
     def run(self, source: Source, stop: Stop) -> None:
         began = monotonic_ns()
+        self._acknowledge = getattr(source, "acknowledge", None)
         while not stop.asked and self._step(source):
             pass
         self._result.stopped = stop.asked
         if stop.asked:
             self._drain(source)
         self._end_stream()
+        counters: Mapping[str, int] = getattr(source, "counters", {})
+        self._result.counters = dict(counters)
         self._result.elapsed_s = (monotonic_ns() - began) / 1e9
         if not self._result.windows and not stop.asked:
             raise RecordingError(
@@ -218,6 +234,7 @@ class _Loop:
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
+        self._acknowledge_to(None)
         if self._journal is None and self._options.journal is not None:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
@@ -252,6 +269,19 @@ class _Loop:
             result.latency.add(decision.latency_ns, done - decided, done)
         if journal is not None:
             journal.flush()
+        if self._acknowledge is not None:
+            self._held.append((stream.ring.samples, chunk))
+            self._acknowledge_to(stream.ring.next_first)
+
+    def _acknowledge_to(self, sample: int | None) -> None:
+        """Acknowledges what no window to come needs: all before this sample, or all there is.
+
+        What a window needs is kept by the source's peer until the window is journalled: after a kill it is given
+        again from there.
+        """
+        held, acknowledge = self._held, self._acknowledge
+        while acknowledge and held and (sample is None or held[0][0] <= sample or len(held) > _MOST_HELD):
+            acknowledge(held.popleft()[1])
 
     def _tell_gaps(self, stream: Stream) -> None:
         for gap in stream.gaps[self._gaps_told :]:
