@@ -17,6 +17,7 @@ import pytest
 from sattn_edge.errors import RecordingError
 from sattn_runtime.sources.base import Chunk, Item, Signal, Source, SourceOptions, StreamStart
 from sattn_runtime.sources.live import LiveSource
+from tests.helpers_data import ROOT
 from tests.sattn_runtime.sources import plugin_udp
 from tests.sattn_runtime.sources.helpers_peers import PEERS, Peer
 
@@ -310,3 +311,9 @@ def test_another_rate(peer):
 def test_a_source_of_somebody_else_takes_under_40_lines():
     assert len(Path(plugin_udp.__file__).read_text().splitlines()) < 40
     assert issubclass(plugin_udp.UdpSource, LiveSource)
+
+
+def test_the_page_shows_that_very_source():
+    page = (ROOT / "docs" / "sources.md").read_text()
+    code = Path(plugin_udp.__file__).read_text()
+    assert code[code.index("class UdpSource") :].strip() in page

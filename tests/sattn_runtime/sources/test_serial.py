@@ -20,6 +20,7 @@ from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, Strea
 from sattn_runtime.sources.frames import HEADER_FILE, FrameDecoder
 from sattn_runtime.sources.lines import LineDecoder
 from tests.helpers_data import make_contract
+from tests.helpers_run import run_code
 from tests.sattn_runtime.sources.helpers_serial import Cable, frame, names_frame, sample_frame, stuff, wait_until
 
 CONTRACT = make_contract(("c0", "c1"), rate_hz=50.0, units=("g", "g"))
@@ -237,6 +238,13 @@ def test_the_right_rate_is_the_control(frames):
 def test_a_frame_of_another_kind_is_bad(frames):
     frames.feed(frame(9, 2, 1, 0, bytes(4), bytes(8)) + frame(1, 2, 2, 0, bytes(4), bytes(8)), 0)
     assert frames.counted == {"bad_frames": 2}
+
+
+def test_the_header_is_where_the_module_says():
+    assert run_code("import runpy; runpy.run_module('sattn_runtime.sources.frames', run_name='__main__')") == (
+        f"{HEADER_FILE}\n"
+    )
+    assert HEADER_FILE.read_text().startswith("/* Frames for")
 
 
 # ------------------------------------------------------------------ the port itself
