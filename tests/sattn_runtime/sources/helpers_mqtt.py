@@ -74,10 +74,6 @@ class Broker:
         """Loses every session, as a broker without persistence does."""
         (self._conf.parent / "mosquitto.db").unlink(missing_ok=True)
 
-    def log(self) -> bytes:
-        """What it has told so far."""
-        return self._log.read_bytes()
-
     def uri(self, query: str = "", topic: str = TOPIC) -> str:
         return f"mqtt://127.0.0.1:{self.port}/{topic}{query}"
 

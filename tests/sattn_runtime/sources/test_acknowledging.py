@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from sattn_edge.errors import RecordingError, UsageError
 from sattn_runtime import report, sources
 from sattn_runtime import run as run_module
 from sattn_runtime.run import RunOptions, RunResult, run
-from sattn_runtime.sources.base import Chunk, Item, StreamStart
+from sattn_runtime.sources import open_source
+from sattn_runtime.sources.base import Chunk, Item, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import ListSource
+from tests.helpers_data import make_contract
 from tests.helpers_model import save_model
 from tests.helpers_run import finish, lines_of, start
 from tests.sattn_runtime.sources.helpers_mqtt import Broker, Publisher
 from tests.sattn_runtime.sources.helpers_serial import Cable, wait_until
+
+CONTRACT = make_contract(("c0", "c1"), rate_hz=50.0, window=16, hop=8)
 
 
 class Acknowledging(ListSource):
@@ -111,6 +117,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), window=16, hop=8)
 
 
+@pytest.fixture
+def command() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts `sattn-run`; none is left behind by a test that fails."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run_it(*arguments: str | Path) -> subprocess.Popen[bytes]:
+        started.append(start("sattn-run", *arguments))
+        return started[-1]
+
+    yield run_it
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def wait_for(journal: Path, kind: str, count: int) -> None:
     wait_until(f"{count} {kind} lines", lambda: journal.exists() and len(whole_lines(journal, kind)) >= count, 30)
 
@@ -120,11 +142,11 @@ def whole_lines(journal: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["type"] == kind]
 
 
-def test_a_serial_port_that_goes_and_comes_back_and_goes_for_good(model, tmp_path):
+def test_a_serial_port_that_goes_and_comes_back_and_goes_for_good(model, tmp_path, command):
     cable, journal = Cable(tmp_path), tmp_path / "j.jsonl"
     try:
         options = ("--journal", journal, "--reconnect-s", "2")
-        process = start("sattn-run", model, f"serial:{cable.port}", *options)
+        process = command(model, f"serial:{cable.port}", *options)
         wait_until("the port is open", lambda: opened_by(process.pid, cable.port))
         cable.write(b"c0,c1\n" + b"1,2\n" * 20)
         wait_for(journal, "window", 1)
@@ -149,14 +171,14 @@ def opened_by(pid: int, path: Path) -> bool:
     return any(link.resolve() == target for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
 
 
-def test_a_killed_run_goes_on_with_the_next_window(model, tmp_path):
+def test_a_killed_run_goes_on_with_the_next_window(model, tmp_path, command):
     """Nothing that a window needs was acknowledged, so the second run begins where the next window does."""
     broker = Broker(tmp_path / "broker")
     publisher = Publisher(broker)
     try:
         first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-        process = start("sattn-run", model, broker.uri(), "--journal", first)
-        wait_until("it is connected", lambda: b"as sattn-edge" in broker.log(), 30)
+        open_source(broker.uri(), CONTRACT, SourceOptions(None, 16, 8)).close()  # the broker keeps it for whom it knows
+        process = command(model, broker.uri(), "--journal", first)
         for i in range(30):
             publisher.send({"seq": i, "samples": [[i, 0]]})
         wait_for(first, "window", 2)  # 0 to 15 and 8 to 23; the next begins at 16
@@ -165,7 +187,7 @@ def test_a_killed_run_goes_on_with_the_next_window(model, tmp_path):
         finish(process)
         for i in range(30, 40):
             publisher.send({"seq": i, "samples": [[i, 0]]})
-        process = start("sattn-run", model, broker.uri(), "--journal", second, "--json")
+        process = command(model, broker.uri(), "--journal", second, "--json")
         wait_for(second, "window", 2)
         process.send_signal(signal.SIGTERM)
         done = finish(process)
