@@ -34,6 +34,7 @@ class Broker:
     """Keeps sessions over a clean restart, and queues without a bound."""
 
     def __init__(self, folder: Path, *extra: str, anonymous: bool = True) -> None:
+        pytest.importorskip("paho.mqtt.client")  # before there is a process to leave behind
         self._program, self.port = mosquitto_program(), free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self._conf, self._log = folder / "mosquitto.conf", folder / "mosquitto.log"
