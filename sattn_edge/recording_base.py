@@ -26,6 +26,7 @@ class Recording:
     labels: int16 [n], indices into contract.labels, -1 = none, or none that the contract has.
     timestamp_s: float64 [n], finite.
     notes: what a person must be told once; of a file's recordings only the first carries them.
+    sequence: int64 [n], the recorder's own number of each sample.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Recording:
     timestamp_s: NDArray[np.float64] | None
     subject: str | None
     notes: tuple[str, ...] = ()
+    sequence: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from tests.helpers_model import save_model
 from tests.helpers_run import run_code
 
 HEAVY = ("numpy", "msgspec", "onnx", "onnxruntime", "torch", "onnxscript", "typer", "rich", "hypothesis", "scipy")
+OPTIONAL = ("paho", "serial", "cobs", "pylsl", "mcap")  # of the live sources, each loaded by its own
 PACKAGES = {
     "sattn_edge": ROOT / "sattn_edge",
     "sattn_export": ROOT / "export" / "sattn_export",
@@ -30,7 +31,7 @@ def loaded(code: str) -> set[str]:
 import contextlib, io, json, sys
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     exec({code!r})
-print(json.dumps(sorted({{m.partition(".")[0] for m in sys.modules}} & set({HEAVY!r}))))
+print(json.dumps(sorted({{m.partition(".")[0] for m in sys.modules}} & set({(*HEAVY, *OPTIONAL)!r}))))
 """
     return set(json.loads(run_code(wrapped)))
 
@@ -42,6 +43,12 @@ def test_a_package_loads_numpy_at_most(package):
 
 def test_the_core_itself_loads_nothing():
     assert loaded("import sattn_edge") == set()
+
+
+def test_the_modules_of_the_sources_load_none_of_their_packages():
+    names = ("frames", "lines", "lsl", "mcap_file", "mcap_records", "mqtt", "payload", "serial_port", "stdin_csv")
+    code = "".join(f"import sattn_runtime.sources.{name}\n" for name in names)
+    assert not loaded(code) & set(OPTIONAL)
 
 
 def test_the_measure_sees_what_is_loaded():

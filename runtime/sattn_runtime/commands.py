@@ -31,7 +31,11 @@ def _run(
     model: ModelArgument,
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="replay:FILE (.npz, .csv, FILE#NAME), or - for CSV rows on stdin."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="replay:FILE (.npz, .csv, FILE#NAME), mcap:FILE, serial:PORT, mqtt://HOST/TOPIC, lsl:name=NAME, "
+            "or - for CSV rows on stdin.",
+        ),
     ],
     hop: Annotated[int | None, typer.Option(help="Samples from one window to the next (the contract's).")] = None,
     speed: Annotated[str, typer.Option(help="Pace of a replay: max, or a factor (1.0 is real time).")] = "max",
@@ -67,6 +71,9 @@ def _run(
     threads: Threads = 1,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
+    reconnect_s: Annotated[
+        float, typer.Option(help="Seconds that a sensor or broker may stay away before the run ends with 8.")
+    ] = 30.0,
     json_output: Json = False,
 ) -> None:
     """Runs a model file on a stream of samples and reports its latency.
@@ -104,6 +111,7 @@ def _run(
             clock=ClockOptions(reorder=reorder),
             decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
         ),
+        reconnect_s=reconnect_s,
     )
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen)

@@ -31,6 +31,7 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "gaps": result.gaps,
         "missing_samples": result.missing,
         "events": dict(result.events),
+        "source_counters": result.counters,
         "samples": result.samples,
         "algorithmic_delay_samples": result.delay_samples,
         "algorithmic_delay_s": result.delay_samples / result.contract.rate_hz,
@@ -63,6 +64,7 @@ def as_text(result: RunResult) -> list[str]:
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
             ("gaps", _gaps(result)),
             ("events", _events(result)),
+            ("source counted", _counted(result.counters)),
             ("unjudged", _unjudged(result)),
             (
                 "algorithmic delay",
@@ -140,6 +142,11 @@ def _sample_parts(samples: dict[str, int]) -> list[str]:
         for kind, words in kinds.items()
         if samples.get(kind) or kind == "in_windows"
     ]
+
+
+def _counted(counters: dict[str, int]) -> str | None:
+    """`3 bad lines, 1 reconnects`, or None where there was nothing."""
+    return ", ".join(f"{many:,} {what.replace('_', ' ')}" for what, many in counters.items() if many) or None
 
 
 def _latency_text(result: RunResult) -> list[str]:

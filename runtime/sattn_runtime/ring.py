@@ -43,6 +43,11 @@ class Ring:
         self._used = at  # samples below this one are in a window that was given out
 
     @property
+    def next_first(self) -> int:
+        """The sample at which the next window begins; no window to come needs one before it."""
+        return self._next
+
+    @property
     def waiting(self) -> int:
         """Samples that are in no window yet but may be."""
         return max(0, self.samples - max(self._used, self._next))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import resource
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -38,6 +38,8 @@ _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
 _DRAIN_NS = 1_000_000_000
 _WARM_UP = 8
+# Chunks that wait for their acknowledgement; a window of more than these is not given again whole after a kill.
+_MOST_HELD = 8192
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class RunOptions:
     stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
     queue: int | None = None
     overload: str = OLDEST
+    reconnect_s: float = 30.0
 
     def stream_options(self) -> StreamOptions:
         """Those of a stream, `smooth` among them."""
@@ -89,6 +92,7 @@ class RunResult:
     events: Counter[str] = field(default_factory=Counter)
     gaps: int = 0
     missing: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
     delay_samples: float = 0.0
     disorder_samples: int = 0
@@ -117,6 +121,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     Raises:
         UsageError, ModelFileError, UnavailableError: before anything is written.
         RecordingError: the source can't be used; what came before it is in the journal.
+        SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
     started = monotonic_ns()
@@ -174,6 +179,8 @@ def _check(options: RunOptions) -> None:
         raise UsageError("--journal-attention", "there is no journal", todo="add --journal FILE")
     if options.stream.resample_hz is not None and not 0 < options.stream.resample_hz < math.inf:
         raise UsageError("--resample", f"got {options.stream.resample_hz:g}", "the source's rate in Hz, above 0")
+    if not options.reconnect_s >= 0:
+        raise UsageError("--reconnect-s", f"got {options.reconnect_s}", "seconds, 0 or more")
     check_fallback(options.fallback, options.backend)
     if options.queue is not None:
         check_queue(options.queue, options.overload)
@@ -184,7 +191,7 @@ def _open(options: RunOptions, contract: Contract, hop: int) -> Source | QueuedS
     rate_hz = options.stream.resample_hz or contract.rate_hz
     window, hop = (max(1, round(n * rate_hz / contract.rate_hz)) for n in (contract.window, hop))
     contract = msgspec.structs.replace(contract, rate_hz=rate_hz)
-    source = open_source(options.source, contract, SourceOptions(options.speed, window, hop))
+    source = open_source(options.source, contract, SourceOptions(options.speed, window, hop, options.reconnect_s))
     # A replay at full speed is read when there is time for it: nothing can overflow.
     if options.queue is None or not source.paced:
         return source
@@ -226,15 +233,22 @@ class _Loop:
         self._stream: Stream | None = None
         self._name = ""
         self._statistics = statistics
+        self._acknowledge: Callable[[Chunk], None] | None = None
+        self._held: deque[tuple[int, Chunk]] = (
+            deque()
+        )  # not acknowledged, each with the number of samples up to its end
 
     def run(self, source: Source | QueuedSource, stop: Stop) -> None:
         began = monotonic_ns()
+        self._acknowledge = getattr(source, "acknowledge", None)
         while not stop.asked and self._step(source):
             pass
         self._result.stopped = stop.asked
         if stop.asked:
             self._drain(source)
         self._end_stream()
+        counters: Mapping[str, int] = getattr(source, "counters", {})
+        self._result.counters = dict(counters)
         self._result.elapsed_s = (monotonic_ns() - began) / 1e9
         if not self._result.windows and not stop.asked:
             raise RecordingError(
@@ -266,6 +280,7 @@ class _Loop:
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
+        self._acknowledge_to(None)
         if self._journal is None and self._options.journal is not None:
             self._journal = Journal(self._options.journal)
         for note in start.notes:
@@ -293,6 +308,9 @@ class _Loop:
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
         self._hand_over(stream, stream.process(chunk))
+        if self._acknowledge is not None:
+            self._held.append((stream.ring.samples, chunk))
+            self._acknowledge_to(stream.ring.next_first)
 
     def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> None:
         """The hot path."""
@@ -314,6 +332,16 @@ class _Loop:
             self._tell_news(stream)
         if journal is not None:
             journal.flush()
+
+    def _acknowledge_to(self, sample: int | None) -> None:
+        """Acknowledges what no window to come needs: all before this sample, or all there is.
+
+        What a window needs is kept by the source's peer until the window is journalled: after a kill it is given
+        again from there.
+        """
+        held, acknowledge = self._held, self._acknowledge
+        while acknowledge and held and (sample is None or held[0][0] <= sample or len(held) > _MOST_HELD):
+            acknowledge(held.popleft()[1])
 
     def _tell_news(self, stream: Stream) -> None:
         for news in stream.log.fetch():

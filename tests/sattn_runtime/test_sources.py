@@ -177,7 +177,8 @@ def test_no_chunk_spans_so_much_that_a_stop_waits_long(tmp_path):
     [
         ("rec.npz", r"source 'rec.npz': has no scheme; SCHEME:REST, or - for stdin; schemes: .*; try replay:rec.npz"),
         ("repaly:x", r"source 'repaly:x': unknown scheme 'repaly'; did you mean 'replay'\?"),
-        ("mqqt:x", r"unknown scheme 'mqqt'; known: .*replay, stdin"),
+        ("mqqt:x", r"unknown scheme 'mqqt'; did you mean 'mqtt'\?"),
+        ("xyzzy:x", r"unknown scheme 'xyzzy'; known: lsl, mcap, mqtt, replay, serial, stdin"),
         (":x", r"unknown scheme ''; known: "),
         ("stdin:x", r"source 'stdin:x': names 'x'; stdin: or -; for a file, replay:x"),
     ],
@@ -240,7 +241,7 @@ def test_a_source_of_somebody_else(tmp_path, monkeypatch):
 
 def test_its_scheme_is_known_and_suggested(monkeypatch):
     install(monkeypatch, "somewhere:open_source")
-    with pytest.raises(UsageError, match="schemes: replay, sine, stdin"):
+    with pytest.raises(UsageError, match="schemes: lsl, mcap, mqtt, replay, serial, sine, stdin"):
         open_source("x", CONTRACT, SourceOptions(None, 16, 8))
     with pytest.raises(UsageError, match="did you mean 'sine'"):
         open_source("sin:1:2", CONTRACT, SourceOptions(None, 16, 8))

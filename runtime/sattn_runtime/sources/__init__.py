@@ -16,7 +16,11 @@ from sattn_runtime.sources.base import Source, SourceOptions
 
 GROUP = "sattn_edge.sources"
 SOURCES = {
+    "lsl": "sattn_runtime.sources.lsl:open_source",
+    "mcap": "sattn_runtime.sources.mcap_file:open_source",
+    "mqtt": "sattn_runtime.sources.mqtt:open_source",
     "replay": "sattn_runtime.sources.replay:open_source",
+    "serial": "sattn_runtime.sources.serial_port:open_source",
     "stdin": "sattn_runtime.sources.stdin_csv:open_source",
 }
 

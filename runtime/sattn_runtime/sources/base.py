@@ -3,10 +3,14 @@
     StreamStart, Chunk, Chunk, ..., StreamStart, Chunk, ..., END
 
 A new StreamStart means a new stream: nothing before it shares a window with anything after it.
+
+A source may offer more than it must, and the run loop looks for it by name: `counters` (`Counting`), what it met and
+dealt with, and `acknowledge` (`Acknowledging`), called for what is done with for good.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, Protocol
@@ -32,6 +36,7 @@ class Chunk:
         None in a replay at full speed, where nothing arrives.
     period_ns: how much earlier each sample before it arrived; 0 where they all came at once.
     timestamp_s: the source's own clock for each sample, float64 [n], where it has one.
+    sequence: the source's own number of each sample, int64 [n], where it numbers them; a hole in it is a loss.
     finite: the source has looked, and no value is NaN or Inf; otherwise the stream looks.
     sequence: the source's own number of each sample, int64 [n], where it counts them.
     """
@@ -60,11 +65,16 @@ class SourceOptions:
 
     speed: pace of a replay, 1.0 is real time, None as fast as it can be read.
     window, hop: in samples, so that a replay can hand over exactly what completes the next window.
+    reconnect_s: how long a peer that went away may stay away before the source is lost.
+    after_sequence: number of the last sample that an earlier run was done with; a source that numbers its samples
+        drops those up to it.
     """
 
     speed: float | None
     window: int
     hop: int
+    reconnect_s: float = 30.0
+    after_sequence: int | None = None
 
 
 class Source(Protocol):
@@ -79,10 +89,27 @@ class Source(Protocol):
 
         Raises:
             RecordingError: what came can't be used.
+            SourceLostError: the peer was away for longer than `reconnect_s`.
         """
 
     def close(self) -> None:
         """Takes nothing more from its peer and lets go of files, ports and threads.
 
-        What has arrived by then is still given by `read`, without waiting, and then END.
+        What has arrived by then is still given by `read`, without waiting, and then END. A source that acknowledges
+        keeps what it needs for that until END was read or it is closed a second time.
         """
+
+
+class Counting(Protocol):
+    """A source that says what it met."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """How often each thing happened so far: `bad_lines`, `duplicates`, `dropped_samples`, `reconnects`, ..."""
+
+
+class Acknowledging(Protocol):
+    """A source whose peer keeps what was not acknowledged, and gives it again."""
+
+    def acknowledge(self, chunk: Chunk) -> None:
+        """Says that this chunk is done with: every decision its samples take part in is in the journal."""

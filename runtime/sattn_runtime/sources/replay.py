@@ -64,7 +64,7 @@ class ReplaySource:
 
     def _chunks(self, recording: Recording, start_ns: int) -> Iterator[Chunk]:
         """Paced chunks end where windows end, as if every sample were taken when it came."""
-        samples, stamps = recording.samples, recording.timestamp_s
+        samples, stamps, numbers = recording.samples, recording.timestamp_s, recording.sequence
         window, hop = self._options.window, self._options.hop
         most = min(_CHUNK, _CHUNK_HOPS * hop)
         size, first = (hop, (window - 1) % hop + 1) if self.paced else (most, most)
@@ -73,7 +73,8 @@ class ReplaySource:
         while begin < len(samples):
             stamp = None if stamps is None else stamps[begin:end]
             due_ns = start_ns + end * self._period_ns if self.paced else None
-            yield Chunk(samples[begin:end], due_ns, self._period_ns, stamp, finite)
+            number = None if numbers is None else numbers[begin:end]
+            yield Chunk(samples[begin:end], due_ns, self._period_ns, stamp, finite, number)
             begin, end = end, min(end + size, len(samples))
 
 

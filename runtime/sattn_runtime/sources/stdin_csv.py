@@ -7,9 +7,7 @@ has time for them.
 from __future__ import annotations
 
 import os
-import queue
 import sys
-import threading
 from time import monotonic_ns
 
 import numpy as np
@@ -18,66 +16,38 @@ from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError, UsageError
 from sattn_edge.recording_base import check_rate, check_timestamps, listed, rate_of
 from sattn_edge.recording_csv import CsvRows, is_data
-from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
+from sattn_runtime.sources.base import Chunk, SourceOptions, StreamStart
+from sattn_runtime.sources.live import LiveSource
 
 _SUBJECT = "stdin"
 _READ_BYTES = 1 << 16
-# A bound on what lies read and unprocessed; a full queue leaves the rest in the pipe, where nothing is lost.
-_MOST_CHUNKS = 256
 _RATE_AFTER = 50  # rows before the rate is judged
 _LONGEST_LINE = 1 << 20  # bytes; a pipe of something else must not fill the memory
 
 
-class StdinSource:
-    """One stream of CSV rows from a file descriptor."""
+class StdinSource(LiveSource):
+    """One stream of CSV rows from a file descriptor. Where the loop is slow the pipe fills, and nothing is lost."""
 
     def __init__(self, descriptor: int, contract: Contract) -> None:
+        super().__init__(_SUBJECT)
         self._contract = contract
         self._descriptor = descriptor
-        self._queue: queue.Queue[Item | Exception] = queue.Queue(_MOST_CHUNKS)
         self._rows: CsvRows | None = None
         self._line = 0
         self._rest = b""
         self._early: list[float] | None = []
-        self._closed = self._ended = False
-        threading.Thread(target=self._read_all, name="sattn-stdin", daemon=True).start()
+        self.start()
 
-    @property
-    def paced(self) -> bool:
-        """Rows come when they come."""
-        return True
-
-    def read(self, timeout_s: float) -> Item:
-        """The next item, or NOTHING. Raises RecordingError for the line it happened on, after all before it."""
-        if self._ended:
-            return Signal.END
-        try:
-            item = self._queue.get(block=not self._closed, timeout=timeout_s)
-        except queue.Empty:
-            return Signal.END if self._closed else Signal.NOTHING
-        if isinstance(item, Exception):
-            raise item
-        self._ended = item is Signal.END
-        return item
-
-    def close(self) -> None:
-        """Stops taking rows. The thread ends with the process: nothing can wake a read of a silent pipe."""
-        self._closed = True
-
-    def _read_all(self) -> None:
-        """The thread. Whatever ends it is handed over: nobody else would hear of it."""
+    def _read_peer(self) -> None:
         try:
             self._read_lines()
-            if self._rows is None:
-                raise RecordingError(_SUBJECT, "ended before a header line", "CSV with a header of channel names")
         except OSError as error:
-            self._queue.put(RecordingError(_SUBJECT, f"can't be read ({error.strerror})", "a pipe or a file"))
-        except Exception as error:  # noqa: BLE001 - raised again by `read`
-            self._queue.put(error)
-        self._queue.put(Signal.END)
+            raise RecordingError(_SUBJECT, f"can't be read ({error.strerror})", "a pipe or a file") from error
+        if self._rows is None and not self.stopping:
+            raise RecordingError(_SUBJECT, "ended before a header line", "CSV with a header of channel names")
 
     def _read_lines(self) -> None:
-        while not self._closed:
+        while self.wait_readable(self._descriptor):
             data = os.read(self._descriptor, _READ_BYTES)
             arrival_ns = monotonic_ns()
             lines = (self._rest + data).split(b"\n")
@@ -101,7 +71,7 @@ class StdinSource:
             if values:
                 times = np.asarray(stamps, np.float64) if stamps else None
                 samples = np.asarray(values, np.float32)
-                self._queue.put(Chunk(samples, arrival_ns, 0, times, bool(np.isfinite(samples).all())))
+                self.give(Chunk(samples, arrival_ns, 0, times, bool(np.isfinite(samples).all())))
         self._check_rate(stamps)
 
     def _take_line(self, line: str, values: list[list[float]], stamps: list[float]) -> None:
@@ -111,7 +81,7 @@ class StdinSource:
             self._rows = CsvRows(line, self._contract, _SUBJECT, self._line)
             ignored = self._rows.ignored
             notes = (f"{_SUBJECT}: not in the contract and ignored: {listed(ignored)}",) if ignored else ()
-            self._queue.put(StreamStart(_SUBJECT, None, notes))
+            self.give(StreamStart(_SUBJECT, None, notes))
             return
         row = self._rows.parse_row(line, self._line)
         values.append(row.values)

@@ -1,0 +1,109 @@
+"""A real mosquitto on a free port of this machine, and a publisher that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOPIC = "site/imu"
+
+
+def mosquitto_program() -> str:
+    """Where it is; the test is skipped where it is not there."""
+    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip("needs mosquitto (Debian package mosquitto)")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+class Broker:
+    """Keeps sessions over a clean restart, and queues without a bound."""
+
+    def __init__(self, folder: Path, *extra: str, anonymous: bool = True) -> None:
+        pytest.importorskip("paho.mqtt.client")  # before there is a process to leave behind
+        self._program, self.port = mosquitto_program(), free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._conf, self._log = folder / "mosquitto.conf", folder / "mosquitto.log"
+        lines = [
+            f"listener {self.port} 127.0.0.1",
+            f"allow_anonymous {str(anonymous).lower()}",
+            "persistence true",
+            f"persistence_location {folder}/",
+            "max_queued_messages 0",
+            "user root",  # where the tests run as root it would give up the folder
+            *extra,
+        ]
+        self._conf.write_text("\n".join(lines) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([self._program, "-c", self._conf], stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        pytest.fail(f"mosquitto did not start: {self._log.read_text()}")
+
+    def stop(self) -> None:
+        """A clean end: it writes its sessions down."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def forget(self) -> None:
+        """Loses every session, as a broker without persistence does."""
+        (self._conf.parent / "mosquitto.db").unlink(missing_ok=True)
+
+    def uri(self, query: str = "", topic: str = TOPIC) -> str:
+        return f"mqtt://127.0.0.1:{self.port}/{topic}{query}"
+
+
+class Publisher:
+    """Sends with QoS 1, and again after the broker was away."""
+
+    def __init__(self, broker: Broker) -> None:
+        mqtt = pytest.importorskip("paho.mqtt.client")
+        self._client: Any = mqtt.Client(
+            mqtt.CallbackAPIVersion.VERSION2, "publisher", protocol=mqtt.MQTTv311, clean_session=False
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", broker.port)
+        self._client.loop_start()
+        self._sent: list[Any] = []
+
+    def send(self, payload: bytes | str | dict[str, Any], *, retain: bool = False) -> None:
+        data = json.dumps(payload) if isinstance(payload, dict) else payload
+        self._sent.append(self._client.publish(TOPIC, data, 1, retain=retain))
+
+    def flush(self, timeout_s: float = 60.0) -> None:
+        """Waits until the broker has all of it."""
+        deadline = time.monotonic() + timeout_s
+        for info in self._sent:
+            info.wait_for_publish(max(0.01, deadline - time.monotonic()))
+            assert info.is_published()
+        self._sent.clear()
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
