@@ -23,6 +23,15 @@ def _run(
         str | None,
         typer.Option(help="Append decisions here, a JSON line each; - is stdout, and the report goes to stderr."),
     ] = None,
+    journal_max_mb: Annotated[
+        float | None, typer.Option(help="Begin a new journal before this many millions of bytes.")
+    ] = None,
+    journal_max_age_h: Annotated[float | None, typer.Option(help="Begin a new journal after this many hours.")] = None,
+    journal_keep: Annotated[int, typer.Option(help="Rotated journals that stay: JOURNAL.1 is the newest.")] = 10,
+    fsync_s: Annotated[
+        float, typer.Option(help="Sync the journal so often: what a power cut can take; 0 is after every write.")
+    ] = 5.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last window in the journal.")] = False,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     backend: Backend = "onnxruntime",
     precision: Precision = "fp32",
@@ -42,6 +51,7 @@ def _run(
     """
     from sattn_edge.engine import EngineOptions
     from sattn_runtime import report
+    from sattn_runtime.journal_file import JournalOptions
     from sattn_runtime.progress import progress
     from sattn_runtime.run import RunOptions, check_budget, run
     from sattn_runtime.stop import Stop
@@ -53,6 +63,8 @@ def _run(
         speed=_speed(speed),
         smooth=smooth,
         journal=journal,
+        keep=JournalOptions(journal_max_mb, journal_max_age_h, journal_keep, fsync_s),
+        resume=resume,
         backend=backend,
         engine=EngineOptions(precision, threads, attention),
         fallback=fallback,
@@ -65,6 +77,7 @@ def _run(
         print_json(report.as_data(result), to_stderr=journal == "-")
     else:
         print_lines(report.as_text(result), to_stderr=journal == "-")
+    result.recorder.check()
     check_budget(result)
 
 

@@ -17,8 +17,9 @@ from sattn_edge.errors import BudgetError, RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
 from sattn_runtime.decision import Decision, Smoother
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
-from sattn_runtime.journal import Journal
+from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
+from sattn_runtime.record import Recorder
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
@@ -35,7 +36,10 @@ _WARM_UP = 8
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's."""
+    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
+
+    keep: how the journal is kept. resume: go on behind what it holds.
+    """
 
     model: str
     source: str
@@ -43,6 +47,8 @@ class RunOptions:
     speed: float | None = None
     smooth: int = 1
     journal: str | None = None
+    keep: JournalOptions = JournalOptions()  # noqa: RUF009 - frozen
+    resume: bool = False
     backend: str = DEFAULT_BACKEND
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     fallback: str | None = None
@@ -62,6 +68,7 @@ class RunResult:
     first_infer_ms: float
     latency: Latency
     score: Score
+    recorder: Recorder
     fell_back: str | None = None
     streams: int = 0
     windows: int = 0
@@ -96,6 +103,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         RecordingError: the source can't be used; what came before it is in the journal.
     """
     _check(options)
+    recorder = Recorder(options.journal, options.keep, tell, resume=options.resume)
     started = monotonic_ns()
     model = load_model_file(options.model)
     opened = open_or_fall_back(model, options.backend, options.engine, options.fallback)
@@ -121,6 +129,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         first_infer_ms=(first - loaded) / 1e6,
         latency=Latency(round(deadline_ms * 1e6)),
         score=Score(model.contract.labels),
+        recorder=recorder,
         fell_back=opened.fell_back,
     )
     head = _journal_head(model.name, result)
@@ -151,12 +160,14 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
     head = {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "model": model,
+        "source": result.options.source,
         "graph_digest": info.graph_digest,
         "backend": info.backend,
         "precision": info.precision,
         "attention": info.attention,
         "window_samples": contract.window,
         "hop_samples": result.hop,
+        "smooth": result.options.smooth,
         "rate_hz": contract.rate_hz,
         "labels": contract.labels,
     }
@@ -164,7 +175,7 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
 
 
 class _Loop:
-    """The loop's own state: the stream at hand and the journal, opened when the first stream begins."""
+    """The loop's own state: the stream at hand, and where its lines go."""
 
     def __init__(
         self,
@@ -176,13 +187,15 @@ class _Loop:
     ) -> None:
         self._result, self._options, self._head = result, options, head
         self._tell, self._listen = tell, listen
-        self._journal: Journal | None = None
+        self._recorder = result.recorder
+        self._again = False
         self._stream: Stream | None = None
         self._name = ""
         self._gaps_told = 0
 
     def run(self, source: Source, stop: Stop) -> None:
         began = monotonic_ns()
+        self._again = bool(getattr(source, "rereadable", False))
         while not stop.asked and self._step(source):
             pass
         self._result.stopped = stop.asked
@@ -218,8 +231,6 @@ class _Loop:
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
-        if self._journal is None and self._options.journal is not None:
-            self._journal = Journal(self._options.journal)
         for note in start.notes:
             self._tell(f"note: {note}")
         self._stream = Stream(self._result.engine, self._result.hop, self._options.smooth)
@@ -228,13 +239,11 @@ class _Loop:
         self._result.delay_samples = self._stream.delay_samples
         self._result.score.begin(start.labels)
         self._result.latency.new_stream()
-        if self._journal is not None:
-            self._journal.start(self._name, self._head)
-            self._journal.flush()
+        self._recorder.begin(self._name, self._head, again=self._again)
 
     def _take(self, chunk: Chunk) -> None:
         """The hot path."""
-        stream, journal, result = self._stream, self._journal, self._result
+        stream, recorder, result = self._stream, self._recorder, self._result
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
         for decision in stream.process(chunk):
@@ -242,21 +251,18 @@ class _Loop:
             if len(stream.gaps) > self._gaps_told:
                 self._tell_gaps(stream)
             truth = result.score.add(decision)
-            if journal is not None:
-                journal.window(self._name, decision, truth, scored=result.score.scoring)
-                if result.paced:
-                    journal.flush()
-            if self._listen is not None:
+            new = recorder.window(decision, truth, scored=result.score.scoring)
+            if result.paced:
+                recorder.flush()
+            if new and self._listen is not None:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
-        if journal is not None:
-            journal.flush()
+        recorder.flush()
 
     def _tell_gaps(self, stream: Stream) -> None:
         for gap in stream.gaps[self._gaps_told :]:
-            if self._journal is not None:
-                self._journal.gap(self._name, gap)
+            self._recorder.gap(gap)
         self._gaps_told = len(stream.gaps)
 
     def _end_stream(self) -> None:
@@ -265,6 +271,7 @@ class _Loop:
         if stream is None:
             return
         self._tell_gaps(stream)
+        self._recorder.end(stream)
         result.latency.fold()
         ring = stream.ring
         counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
@@ -277,8 +284,7 @@ class _Loop:
 
     def close(self) -> None:
         self._result.peak_rss_mb = peak_rss_mb()
-        if self._journal is not None:
-            self._journal.close()
+        self._recorder.close()
 
 
 def peak_rss_mb() -> float:

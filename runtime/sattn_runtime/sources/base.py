@@ -66,7 +66,11 @@ class SourceOptions:
 
 
 class Source(Protocol):
-    """Something that gives samples."""
+    """Something that gives samples.
+
+    A source that gives the same again when it is opened again, as a file does, has `rereadable` True; others need
+    not have it.
+    """
 
     @property
     def paced(self) -> bool:
