@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -55,6 +56,7 @@ def _run(
     from sattn_runtime.progress import progress
     from sattn_runtime.run import RunOptions, check_budget, run
     from sattn_runtime.stop import Stop
+    from sattn_runtime.systemd import Notifier
 
     options = RunOptions(
         model=str(model),
@@ -71,8 +73,10 @@ def _run(
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
     )
+    notifier = Notifier.from_environment(os.environ, tell)
+    observers = [notifier] if notifier is not None else []
     with Stop() as stop, progress() as listen:
-        result = run(options, tell=tell, stop=stop, listen=listen)
+        result = run(options, tell=tell, stop=stop, listen=listen, observers=observers)
     if json_output:
         print_json(report.as_data(result), to_stderr=journal == "-")
     else:

@@ -36,6 +36,7 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "score": result.score.summary(),
         "elapsed_s": round(result.elapsed_s, 3),
         "stopped": result.stopped,
+        "undecided_samples": result.undecided,
         "peak_rss_mb": round(result.peak_rss_mb, 1),
         "journal": result.options.journal,
         "journal_lines": _journal_lines(result),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,6 +19,7 @@ from sattn_runtime.decision import Decision, Smoother
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
+from sattn_runtime.observer import Observer
 from sattn_runtime.record import Recorder
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
@@ -77,19 +78,46 @@ class RunResult:
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
     delay_samples: float = 0.0
     stopped: bool = False
+    undecided: int = 0  # samples of the last chunk that a stop left no time for
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
+    live: Stream | None = None  # the stream at hand, whose counts are not added yet
 
     @property
     def contract(self) -> Contract:
         """The model file's contract."""
         return self.engine.contract
 
+    def take_live(self) -> None:
+        """Adds the counts of the stream at hand, which is over."""
+        totals, self.live = self.totals(), None
+        self.windows, self.unjudged = totals.pop("windows"), totals.pop("unjudged")
+        self.samples = totals
+
+    def totals(self) -> dict[str, int]:
+        """Samples by what became of them, `windows` and `unjudged`, the stream at hand included."""
+        found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged}
+        if self.live is not None:
+            ring = self.live.ring
+            counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
+            for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
+                found[kind] += count
+            found["windows"] += self.live.windows
+            found["unjudged"] += self.live.unjudged
+        return found
+
 
 Listener = Callable[[str, Decision, str | None], None]
 
 
-def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen: Listener | None = None) -> RunResult:
+def run(
+    options: RunOptions,
+    *,
+    tell: Callable[[str], None],
+    stop: Stop,
+    listen: Listener | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
     """Runs a source to its end, or until told to stop.
 
     Args:
@@ -97,6 +125,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         tell: takes what a person must know, a line at a time.
         stop: asked between reads; what was read by then is still decided and journalled.
         listen: called with (stream, decision, true label) after each decision.
+        observers: look on, in this order.
 
     Raises:
         UsageError, ModelFileError, UnavailableError: before anything is written.
@@ -134,12 +163,16 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     )
     head = _journal_head(model.name, result)
     del model  # the graph and its bytes are the engine's now
-    loop = _Loop(result, options, head, tell, listen)
+    loop = _Loop(result, head, stop, tell, listen, observers)
     try:
-        loop.run(source, stop)
+        for observer in observers:
+            observer.begin(result)
+        loop.run(source)
     finally:
         loop.close()
         source.close()
+        for observer in observers:
+            observer.end()
     return result
 
 
@@ -180,21 +213,22 @@ class _Loop:
     def __init__(
         self,
         result: RunResult,
-        options: RunOptions,
         head: dict[str, Any],
+        stop: Stop,
         tell: Callable[[str], None],
         listen: Listener | None,
+        observers: Sequence[Observer],
     ) -> None:
-        self._result, self._options, self._head = result, options, head
+        self._result, self._options, self._head = result, result.options, head
+        self._stop, self._observers = stop, observers
         self._tell, self._listen = tell, listen
         self._recorder = result.recorder
         self._again = False
         self._stream: Stream | None = None
         self._name = ""
-        self._gaps_told = 0
 
-    def run(self, source: Source, stop: Stop) -> None:
-        began = monotonic_ns()
+    def run(self, source: Source) -> None:
+        stop, began = self._stop, monotonic_ns()
         self._again = bool(getattr(source, "rereadable", False))
         while not stop.asked and self._step(source):
             pass
@@ -218,23 +252,33 @@ class _Loop:
             self._take(item)
         elif isinstance(item, StreamStart):
             self._begin(item)
+        if self._observers:
+            now = monotonic_ns()
+            for observer in self._observers:
+                observer.tick(now)
         return item is not Signal.END
 
     def _drain(self, source: Source) -> None:
         """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
-        until = monotonic_ns() + _DRAIN_NS
+        for observer in self._observers:
+            observer.stopping()
         source.close()
-        while self._step(source):
-            if monotonic_ns() > until:
-                self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
+        while not self._out_of_time(monotonic_ns()):
+            if not self._step(source):
                 return
+        self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
+
+    def _out_of_time(self, now_ns: int) -> bool:
+        """Whether a stop was asked for so long ago that the rest has to be left undecided."""
+        return self._stop.asked and now_ns - self._stop.asked_ns > _DRAIN_NS
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
         for note in start.notes:
             self._tell(f"note: {note}")
         self._stream = Stream(self._result.engine, self._result.hop, self._options.smooth)
-        self._name, self._gaps_told = start.name, 0
+        self._name = start.name
+        self._result.live = self._stream
         self._result.streams += 1
         self._result.delay_samples = self._stream.delay_samples
         self._result.score.begin(start.labels)
@@ -246,9 +290,12 @@ class _Loop:
         stream, recorder, result = self._stream, self._recorder, self._result
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
+        before = stream.ring.samples
+        for observer in self._observers:
+            observer.chunk(chunk)
         for decision in stream.process(chunk):
             decided = monotonic_ns()
-            if len(stream.gaps) > self._gaps_told:
+            if stream.gaps:
                 self._tell_gaps(stream)
             truth = result.score.add(decision)
             new = recorder.window(decision, truth, scored=result.score.scoring)
@@ -258,12 +305,21 @@ class _Loop:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
+            for observer in self._observers:
+                observer.window(self._name, decision, done - decided, done)
+                observer.tick(done)
+            if self._out_of_time(done):
+                # A chunk may hold more windows than there is time for.
+                result.undecided = len(chunk.samples) - (stream.ring.samples - before)
+                break
         recorder.flush()
 
     def _tell_gaps(self, stream: Stream) -> None:
-        for gap in stream.gaps[self._gaps_told :]:
+        """Hands gaps on and forgets them: a stream that lasts for months must not keep a list of them."""
+        for gap in stream.gaps:
             self._recorder.gap(gap)
-        self._gaps_told = len(stream.gaps)
+        self._result.gaps += len(stream.gaps)
+        stream.gaps.clear()
 
     def _end_stream(self) -> None:
         """Adds the finished stream's counts to the run's."""
@@ -273,13 +329,7 @@ class _Loop:
         self._tell_gaps(stream)
         self._recorder.end(stream)
         result.latency.fold()
-        ring = stream.ring
-        counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
-        for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
-            result.samples[kind] += count
-        result.windows += stream.windows
-        result.unjudged += stream.unjudged
-        result.gaps += len(stream.gaps)
+        result.take_live()
         self._stream = None
 
     def close(self) -> None:

@@ -249,14 +249,14 @@ def test_syncs_come_beside_the_loop_and_only_for_what_was_written(path, disk):
 
 
 def test_every_rotated_file_is_synced_and_closed(path, disk):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=100, fsync_s=0.01))
     write(journal_, 0, 30)
     journal_.close()
     inodes = {Path(name).stat().st_ino for name in journal_files(str(path))}
     assert len(inodes) > 5
     assert inodes | {path.parent.stat().st_ino} == set(disk.synced)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_an_interval_of_zero_syncs_before_flush_returns(path, disk):
