@@ -6,12 +6,13 @@ BIN := .venv/bin
 DEVICE_BIN := .venv-device/bin
 DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
 FUZZ_COUNT ?= 20000
+SOAK_WINDOWS ?= 2000000
 # Two workers, each with whole modules: what a module makes once, like a compiled engine, is not made twice.
 WORKERS ?= -n 2 --dist loadfile
 # See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-device lint bench agreement fuzz clean
+.PHONY: demo test test-device lint bench agreement fuzz soak clean
 
 demo: .venv/.installed
 	$(BIN)/sattn demo
@@ -41,6 +42,10 @@ agreement: .venv/.installed
 fuzz: .venv/.installed .venv-device/.installed
 	$(BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
 	$(DEVICE_BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
+
+# What a month of decisions leaves behind in memory, descriptors and threads: some minutes.
+soak: .venv/.installed
+	$(BIN)/python benchmarks/soak.py --windows $(SOAK_WINDOWS)
 
 clean:
 	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist sattn-demo

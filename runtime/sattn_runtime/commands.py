@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Annotated
 
@@ -77,6 +78,9 @@ def _run(
     observers = [notifier] if notifier is not None else []
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen, observers=observers)
+    if result.stopped:
+        # The interpreter would search every object for garbage on its way out, on a busy board for a second or more.
+        gc.freeze()
     if json_output:
         print_json(report.as_data(result), to_stderr=journal == "-")
     else:

@@ -31,7 +31,7 @@ _SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
 # How long a read may wait: what a signal has to wait for at most.
 _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
-_DRAIN_NS = 1_000_000_000
+_DRAIN_NS = 750_000_000
 _WARM_UP = 8
 
 
