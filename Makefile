@@ -32,6 +32,7 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/instrumentation.py
 	$(BIN)/python benchmarks/precision.py
 
 # INT8 and FP16 judged on the foreign checkpoints and recordings beside the repository: about ten minutes.

@@ -1,4 +1,4 @@
-"""A long run: does anything grow that should not?
+"""A long run, and whether anything grows that should not.
 
     python benchmarks/soak.py [--windows 2000000] [--leak memory|descriptors|threads|cycles] [--json]
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers_run import environment
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,3 +33,14 @@ def test_precision_in_short() -> None:
     assert ratios["plain"] == 1.0
     assert {"fp32 gemm", "int8 gemm", "int8 reference"} < set(ratios)
     assert min(ratios.values()) > 0
+
+
+def test_instrumentation_in_short() -> None:
+    command = [sys.executable, "benchmarks/instrumentation.py", "--windows", "20", "--rounds", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["windows"] == 40
+    for case in ("session", "warm"):
+        assert 0 < row[f"{case}_us"] < 10_000
+        assert row[f"{case}_ratio"] > 0
