@@ -2,10 +2,10 @@
 
     python benchmarks/instrumentation.py [--windows 1000] [--rounds 9] [--json]
 
-For each window the runtime reads the clock nine times, builds the row of stages and records it. That is done here around
-an inference of a real ONNX Runtime session and around one that does nothing (`warm`), and timed by itself: the median
-of the time between the inferences, the cost of timing it included. Behind the inference, which pushes the interpreter
-out of the core's caches, stands what a window needs anyway, a decision and its journal line, as in the real loop.
+For each window the runtime reads the clock nine times, builds the row of stages and records it. That is done here
+around an inference of a real ONNX Runtime session and around one that does nothing (`warm`), and timed by itself: the
+median of the time between the inferences, the cost of timing it included. Behind the inference, which pushes the
+interpreter out of the core's caches, stands what a window needs anyway, a decision and its journal line.
 
 The bare loop takes turns with it, for the ratio. A recorder that grew would show.
 """

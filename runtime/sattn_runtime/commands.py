@@ -44,6 +44,13 @@ def _run(
     attention: Attention = "auto",
     threads: Threads = 1,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime", help="SCHED_FIFO, locked memory, no garbage collection; what is refused is said, not fatal."
+        ),
+    ] = False,
+    cpu: Annotated[str | None, typer.Option(metavar="N[,N]", help="Stay on these cores.")] = None,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
     json_output: Json = False,
 ) -> None:
@@ -55,6 +62,7 @@ def _run(
     from sattn_runtime import report
     from sattn_runtime.journal_file import JournalOptions
     from sattn_runtime.progress import progress
+    from sattn_runtime.realtime import RealtimeOptions, parse_cpus
     from sattn_runtime.run import RunOptions, check_budget, run
     from sattn_runtime.stop import Stop
     from sattn_runtime.systemd import Notifier
@@ -73,6 +81,7 @@ def _run(
         fallback=fallback,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
+        realtime=RealtimeOptions(realtime, parse_cpus(cpu)),
     )
     notifier = Notifier.from_environment(os.environ, tell)
     observers = [notifier] if notifier is not None else []

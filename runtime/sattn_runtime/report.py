@@ -38,6 +38,7 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "stopped": result.stopped,
         "undecided_samples": result.undecided,
         "peak_rss_mb": round(result.peak_rss_mb, 1),
+        "realtime": asdict(result.granted),
         "journal": result.options.journal,
         "journal_lines": _journal_lines(result),
     }
@@ -104,6 +105,7 @@ def as_text(result: RunResult) -> list[str]:
                 f"{result.delay_samples:g} samples ({delay_s:.2f} s), middle of a window to its end",
             ),
             ("cold start", f"load {result.load_ms:.0f} ms, first inference {result.first_infer_ms:.2f} ms"),
+            ("real time", _realtime(result)),
             ("memory", f"{result.peak_rss_mb:.0f} MB resident at most"),
             ("journal", _journal(result)),
             ("stopped", "by a signal, drained" if result.stopped else None),
@@ -115,6 +117,13 @@ def as_text(result: RunResult) -> list[str]:
 def _engine(info: EngineInfo) -> str:
     where = info.device if info.backend in BUILT else count(info.threads, "thread")
     return f"{info.backend} {info.version}, {info.precision}, form {info.attention}, {where}"
+
+
+def _realtime(result: RunResult) -> str | None:
+    granted = result.granted
+    parts = [f"{what} {how}" for what, how in granted.given.items()]
+    parts += [f"{what} REFUSED ({why})" for what, why in granted.refused.items()]
+    return "; ".join(parts) or None
 
 
 def _fell_back(result: RunResult) -> str | None:

@@ -20,6 +20,7 @@ from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
 from sattn_runtime.observer import Observer
+from sattn_runtime.realtime import Granted, Realtime, RealtimeOptions
 from sattn_runtime.record import Recorder
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
@@ -55,6 +56,7 @@ class RunOptions:
     fallback: str | None = None
     deadline_ms: float | None = None
     max_p99_ms: float | None = None
+    realtime: RealtimeOptions = RealtimeOptions()  # noqa: RUF009 - frozen
 
 
 @dataclass
@@ -70,6 +72,7 @@ class RunResult:
     latency: Latency
     score: Score
     recorder: Recorder
+    granted: Granted
     fell_back: str | None = None
     streams: int = 0
     windows: int = 0
@@ -133,6 +136,30 @@ def run(
     """
     _check(options)
     recorder = Recorder(options.journal, options.keep, tell, resume=options.resume)
+    realtime = Realtime(options.realtime, tell)
+    try:
+        realtime.before_engine()
+        result, source, head = _open(options, recorder, realtime.granted, tell)
+        loop = _Loop(result, head, stop, tell, listen, observers)
+        try:
+            realtime.before_loop()
+            for observer in observers:
+                observer.begin(result)
+            loop.run(source)
+        finally:
+            loop.close()
+            source.close()
+            for observer in observers:
+                observer.end()
+    finally:
+        realtime.end()
+    return result
+
+
+def _open(
+    options: RunOptions, recorder: Recorder, granted: Granted, tell: Callable[[str], None]
+) -> tuple[RunResult, Source, dict[str, Any]]:
+    """Everything that is made once: a warm engine, the source, an empty result, the journal's head."""
     started = monotonic_ns()
     model = load_model_file(options.model)
     opened = open_or_fall_back(model, options.backend, options.engine, options.fallback)
@@ -159,21 +186,11 @@ def run(
         latency=Latency(round(deadline_ms * 1e6)),
         score=Score(model.contract.labels),
         recorder=recorder,
+        granted=granted,
         fell_back=opened.fell_back,
     )
-    head = _journal_head(model.name, result)
-    del model  # the graph and its bytes are the engine's now
-    loop = _Loop(result, head, stop, tell, listen, observers)
-    try:
-        for observer in observers:
-            observer.begin(result)
-        loop.run(source)
-    finally:
-        loop.close()
-        source.close()
-        for observer in observers:
-            observer.end()
-    return result
+    # The graph and its bytes are the engine's now; nothing here keeps the model.
+    return result, source, _journal_head(model.name, result)
 
 
 def _check(options: RunOptions) -> None:
