@@ -56,7 +56,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,rtx,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,rtx,metrics,dev]'
 	touch $@
 
 .venv-device/.installed: pyproject.toml constraints.txt

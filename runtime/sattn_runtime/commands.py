@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sattn_edge.command import new_app, print_json, print_lines, run_app, tell
 from sattn_edge.errors import QualityError, UsageError
 from sattn_runtime.options import Attention, Backend, Json, ModelArgument, Precision, Threads
+
+if TYPE_CHECKING:
+    from sattn_runtime.observer import Observer
 
 
 def _run(
@@ -51,6 +54,13 @@ def _run(
         ),
     ] = False,
     cpu: Annotated[str | None, typer.Option(metavar="N[,N]", help="Stay on these cores.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics, on this machine only by default."),
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep the latest windows' stages as a Chrome trace (JSON).")
+    ] = None,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
     json_output: Json = False,
 ) -> None:
@@ -65,7 +75,6 @@ def _run(
     from sattn_runtime.realtime import RealtimeOptions, parse_cpus
     from sattn_runtime.run import RunOptions, check_budget, run
     from sattn_runtime.stop import Stop
-    from sattn_runtime.systemd import Notifier
 
     options = RunOptions(
         model=str(model),
@@ -83,8 +92,7 @@ def _run(
         max_p99_ms=max_p99_ms,
         realtime=RealtimeOptions(realtime, parse_cpus(cpu)),
     )
-    notifier = Notifier.from_environment(os.environ, tell)
-    observers = [notifier] if notifier is not None else []
+    observers = _observers(metrics, trace)
     with Stop() as stop, progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen, observers=observers)
     if result.stopped:
@@ -96,6 +104,22 @@ def _run(
         print_lines(report.as_text(result), to_stderr=journal == "-")
     result.recorder.check()
     check_budget(result)
+
+
+def _observers(metrics: str | None, trace: str | None) -> list[Observer]:
+    """Who looks on: what the command line asks for, and systemd where it started us."""
+    from sattn_runtime.systemd import Notifier
+
+    found: list[Observer | None] = [Notifier.from_environment(os.environ, tell)]
+    if metrics is not None:
+        from sattn_runtime.metrics import Metrics
+
+        found.append(Metrics(metrics, tell))
+    if trace is not None:
+        from sattn_runtime.trace import Trace
+
+        found.append(Trace(trace, tell))
+    return [observer for observer in found if observer is not None]
 
 
 def _speed(text: str) -> float | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,12 @@ class Histogram:
         place = int(np.searchsorted(np.cumsum(self._counts), rank))
         return min(_middle(place), self.max_ns)
 
+    def cumulative(self, edges_ns: list[int]) -> list[int]:
+        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket."""
+        middles = [bisect_right(_MIDDLES, edge) for edge in edges_ns]
+        sums = np.concatenate([[0], np.cumsum(self._counts)])
+        return [int(sums[place]) for place in middles]
+
     def summary_us(self) -> dict[str, float]:
         """p50 to p99.9, max and mean in microseconds."""
         rows = {name: self.quantile_ns(q) / 1000 for name, q in QUANTILES.items()}
@@ -89,6 +96,9 @@ def _middle(place: int) -> float:
     shift = max(0, (place >> _SUB_BITS) - 1)
     low = (place - (shift << _SUB_BITS)) << shift
     return low + ((1 << shift) - 1) / 2
+
+
+_MIDDLES = [_middle(place) for place in range(((_TOP_BITS - _SUB_BITS) << _SUB_BITS) + 2)]
 
 
 class Latency:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -34,6 +35,8 @@ _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
 _DRAIN_NS = 750_000_000
 _WARM_UP = 8
+# A thread that wants the interpreter asks for it after so long; by default 5 ms, which is many windows' deadline.
+_SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def run(
     _check(options)
     recorder = Recorder(options.journal, options.keep, tell, resume=options.resume)
     realtime = Realtime(options.realtime, tell)
+    switch_s = sys.getswitchinterval()
     try:
+        sys.setswitchinterval(min(_SWITCH_S, switch_s))
         realtime.before_engine()
         result, source, head = _open(options, recorder, realtime.granted, tell)
         loop = _Loop(result, head, stop, tell, listen, observers)
@@ -152,6 +157,7 @@ def run(
             for observer in observers:
                 observer.end()
     finally:
+        sys.setswitchinterval(switch_s)
         realtime.end()
     return result
 
