@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,9 @@ def _run(
     trace: Annotated[
         str | None, typer.Option(metavar="FILE", help="Keep the latest windows' stages as a Chrome trace (JSON).")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show signal, decision and latency on the terminal while it runs.")
+    ] = False,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
     json_output: Json = False,
 ) -> None:
@@ -92,8 +96,8 @@ def _run(
         max_p99_ms=max_p99_ms,
         realtime=RealtimeOptions(realtime, parse_cpus(cpu)),
     )
-    observers = _observers(metrics, trace)
-    with Stop() as stop, progress() as listen:
+    observers = _observers(metrics, trace, watch=watch)
+    with Stop() as stop, contextlib.nullcontext() if watch else progress() as listen:
         result = run(options, tell=tell, stop=stop, listen=listen, observers=observers)
     if result.stopped:
         # The interpreter would search every object for garbage on its way out, on a busy board for a second or more.
@@ -106,7 +110,7 @@ def _run(
     check_budget(result)
 
 
-def _observers(metrics: str | None, trace: str | None) -> list[Observer]:
+def _observers(metrics: str | None, trace: str | None, *, watch: bool) -> list[Observer]:
     """Who looks on: what the command line asks for, and systemd where it started us."""
     from sattn_runtime.systemd import Notifier
 
@@ -119,6 +123,10 @@ def _observers(metrics: str | None, trace: str | None) -> list[Observer]:
         from sattn_runtime.trace import Trace
 
         found.append(Trace(trace, tell))
+    if watch:
+        from sattn_runtime.watch import Watch
+
+        found.append(Watch())
     return [observer for observer in found if observer is not None]
 
 
