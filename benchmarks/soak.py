@@ -4,8 +4,9 @@
 
 The real loop on a real ONNX Runtime session, as a live source would drive it: a chunk a hop, every window flushed into
 a journal that is rotated and synced, a gap every 500 windows, now and then a stream that begins anew, NaN now and
-then. The source never waits, so a month of a 1 Hz decision passes in minutes. The first fifth is left to warm up; from
-there on resident memory may grow by 8 MiB, file descriptors and threads by nothing.
+then, and its metrics read at every look where prometheus-client is installed. The source never waits, so a month of
+a 1 Hz decision passes in minutes. The first fifth is left to warm up; from there on resident memory may grow by 8 MiB,
+file descriptors and threads by nothing.
 
 --leak keeps a little of every window, or a descriptor, a thread, a cycle of garbage every so often. Each must fail;
 without that the verdict would say nothing.
@@ -21,9 +22,11 @@ import sys
 import tempfile
 import threading
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -33,6 +36,7 @@ from sattn_edge.contract import Contract
 from sattn_runtime import sources
 from sattn_runtime.decision import Decision
 from sattn_runtime.journal_file import JournalOptions
+from sattn_runtime.metrics import Metrics
 from sattn_runtime.observer import Observer
 from sattn_runtime.run import RunOptions, run
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
@@ -89,8 +93,9 @@ class Look:
 class Watcher(Observer):
     """Looks at the process in regular intervals, and leaks what it is told to."""
 
-    def __init__(self, every: int, leak: str | None) -> None:
+    def __init__(self, every: int, leak: str | None, metrics: Metrics | None) -> None:
         self.looks: list[Look] = []
+        self._metrics = metrics
         self._every, self._leak, self._windows = every, leak, 0
         self._kept: list[object] = []
         self._never = threading.Event()
@@ -110,6 +115,9 @@ class Watcher(Observer):
             os.dup(0)
         elif self._leak == "threads":
             threading.Thread(target=self._never.wait, daemon=True).start()
+        if self._metrics is not None:
+            with urlopen(f"http://127.0.0.1:{self._metrics.port}/metrics") as answer:
+                answer.read()
         self.looks.append(look(self._windows))
 
 
@@ -125,7 +133,9 @@ def soak(windows: int, leak: str | None = None) -> dict[str, Any]:
     """Runs as many windows and judges."""
     from tests.helpers_model import save_model
 
-    watcher = Watcher(max(1, windows // _LOOKS), leak)
+    metrics = Metrics("0", lambda _: None) if find_spec("prometheus_client") is not None else None
+    watcher = Watcher(max(1, windows // _LOOKS), leak, metrics)
+    observers: list[Observer] = [watcher] if metrics is None else [metrics, watcher]
     sources.SOURCES["soak"] = f"{__name__}:open_source"
     began = monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +147,7 @@ def soak(windows: int, leak: str | None = None) -> dict[str, Any]:
             journal=str(journal),
             keep=JournalOptions(max_mb=1.0, keep=3, fsync_s=0.5),
         )
-        result = run(options, tell=lambda _: None, stop=Stop(), observers=[watcher])
+        result = run(options, tell=lambda _: None, stop=Stop(), observers=observers)
         files = len(list(Path(folder).glob("journal.jsonl*")))
     warm = watcher.looks[len(watcher.looks) // 5 :]
     growth_mb = max(item.resident_mb for item in warm) - warm[0].resident_mb

@@ -17,7 +17,7 @@ from sattn_runtime.latency import QUANTILES
 from sattn_runtime.observer import Observer
 
 if TYPE_CHECKING:
-    from sattn_runtime.run import RunResult
+    from sattn_runtime.run_result import RunResult
 
 _LOOPBACK = "127.0.0.1"
 _FOLD_NS = 1_000_000_000

@@ -8,7 +8,7 @@ from sattn_runtime.decision import Decision
 from sattn_runtime.sources.base import Chunk
 
 if TYPE_CHECKING:
-    from sattn_runtime.run import RunResult
+    from sattn_runtime.run_result import RunResult
 
 
 class Observer:

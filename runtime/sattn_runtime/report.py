@@ -8,7 +8,7 @@ from typing import Any
 from sattn_edge.engine import BUILT, EngineInfo
 from sattn_edge.text import count, fields, microseconds, table
 from sattn_runtime.latency import QUANTILES
-from sattn_runtime.run import RunResult
+from sattn_runtime.run_result import RunResult
 
 _COLUMNS = (*QUANTILES, "max")
 

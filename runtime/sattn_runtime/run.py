@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
-from sattn_edge.contract import Contract
-from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
-from sattn_edge.errors import BudgetError, RecordingError, UsageError
+from sattn_edge.errors import RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
 from sattn_runtime.decision import Decision, Smoother
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
-from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
 from sattn_runtime.observer import Observer
-from sattn_runtime.realtime import Granted, Realtime, RealtimeOptions
+from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
+from sattn_runtime.run_result import RunOptions, RunResult, check_budget, peak_rss_mb
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
 
-_SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
+__all__ = ["Listener", "RunOptions", "RunResult", "check_budget", "peak_rss_mb", "run"]
+
 # How long a read may wait: what a signal has to wait for at most.
 _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
@@ -37,81 +32,6 @@ _DRAIN_NS = 750_000_000
 _WARM_UP = 8
 # A thread that wants the interpreter asks for it after so long; by default 5 ms, which is many windows' deadline.
 _SWITCH_S = 0.0005
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
-
-    keep: how the journal is kept. resume: go on behind what it holds.
-    """
-
-    model: str
-    source: str
-    hop: int | None = None
-    speed: float | None = None
-    smooth: int = 1
-    journal: str | None = None
-    keep: JournalOptions = JournalOptions()  # noqa: RUF009 - frozen
-    resume: bool = False
-    backend: str = DEFAULT_BACKEND
-    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
-    fallback: str | None = None
-    deadline_ms: float | None = None
-    max_p99_ms: float | None = None
-    realtime: RealtimeOptions = RealtimeOptions()  # noqa: RUF009 - frozen
-
-
-@dataclass
-class RunResult:
-    """What happened. `sattn_runtime.report` prints it."""
-
-    options: RunOptions
-    engine: Engine
-    hop: int
-    paced: bool
-    load_ms: float
-    first_infer_ms: float
-    latency: Latency
-    score: Score
-    recorder: Recorder
-    granted: Granted
-    fell_back: str | None = None
-    streams: int = 0
-    windows: int = 0
-    unjudged: int = 0
-    gaps: int = 0
-    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
-    delay_samples: float = 0.0
-    stopped: bool = False
-    undecided: int = 0  # samples of the last chunk that a stop left no time for
-    elapsed_s: float = 0.0
-    peak_rss_mb: float = 0.0
-    live: Stream | None = None  # the stream at hand, whose counts are not added yet
-
-    @property
-    def contract(self) -> Contract:
-        """The model file's contract."""
-        return self.engine.contract
-
-    def take_live(self) -> None:
-        """Adds the counts of the stream at hand, which is over."""
-        totals, self.live = self.totals(), None
-        self.windows, self.unjudged = totals.pop("windows"), totals.pop("unjudged")
-        self.samples = totals
-
-    def totals(self) -> dict[str, int]:
-        """Samples by what became of them, `windows` and `unjudged`, the stream at hand included."""
-        found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged}
-        if self.live is not None:
-            ring = self.live.ring
-            counts = (ring.samples, ring.in_windows, ring.skipped, ring.dropped, ring.waiting)
-            for kind, count in zip(_SAMPLE_KINDS, counts, strict=True):
-                found[kind] += count
-            found["windows"] += self.live.windows
-            found["unjudged"] += self.live.unjudged
-        return found
-
 
 Listener = Callable[[str, Decision, str | None], None]
 
@@ -358,22 +278,3 @@ class _Loop:
     def close(self) -> None:
         self._result.peak_rss_mb = peak_rss_mb()
         self._recorder.close()
-
-
-def peak_rss_mb() -> float:
-    """The most memory this process had resident. getrusage would count what its parent had when it was forked."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def check_budget(result: RunResult) -> None:
-    """Raises BudgetError where the 99th percentile is over what the user allowed."""
-    most = result.options.max_p99_ms
-    if most is None:
-        return
-    p99_ms = result.latency.total.quantile_ns(0.99) / 1e6
-    if p99_ms > most:
-        raise BudgetError("latency", f"p99 is {p99_ms:.3f} ms", f"--max-p99-ms {most:g}")

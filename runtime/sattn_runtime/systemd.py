@@ -16,7 +16,7 @@ from sattn_runtime.decision import Decision
 from sattn_runtime.observer import Observer
 
 if TYPE_CHECKING:
-    from sattn_runtime.run import RunResult
+    from sattn_runtime.run_result import RunResult
 
 _STATUS_NS = 10_000_000_000
 

@@ -26,7 +26,7 @@ from sattn_runtime.latency import STAGES
 from sattn_runtime.observer import Observer
 
 if TYPE_CHECKING:
-    from sattn_runtime.run import RunResult
+    from sattn_runtime.run_result import RunResult
 
 _MOST_BYTES = 16_000_000
 _BLOCK_BYTES = 1 << 16

@@ -20,7 +20,7 @@ from sattn_runtime.sources.base import Chunk
 from sattn_runtime.watch_view import Shown, picture
 
 if TYPE_CHECKING:
-    from sattn_runtime.run import RunResult
+    from sattn_runtime.run_result import RunResult
 
 _EVERY_S = 0.125
 _FOLD_NS = 500_000_000
