@@ -7,12 +7,13 @@ DEVICE_BIN := .venv-device/bin
 DEVICE_PINS := onnxruntime==1.23.2 numpy==2.2.6
 FUZZ_COUNT ?= 20000
 FUZZ_SEEDS ?= 200
+SOAK_WINDOWS ?= 2000000
 # Two workers, each with whole modules: what a module makes once, like a compiled engine, is not made twice.
 WORKERS ?= -n 2 --dist loadfile
 # See sattn_edge/engine_onnxruntime.py; benchmarks and the fuzzer import onnxruntime on their own.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test test-device lint bench agreement fuzz kills clean
+.PHONY: demo test test-device lint bench agreement fuzz soak kills clean
 
 demo: .venv/.installed
 	$(BIN)/sattn demo
@@ -32,6 +33,7 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/instrumentation.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/clock.py
 	$(BIN)/python benchmarks/false_alarms.py
@@ -50,6 +52,10 @@ fuzz: .venv/.installed .venv-device/.installed
 kills: .venv/.installed
 	$(BIN)/python benchmarks/mqtt_kills.py
 
+# What a month of decisions leaves behind in memory, descriptors and threads: some minutes.
+soak: .venv/.installed
+	$(BIN)/python benchmarks/soak.py --windows $(SOAK_WINDOWS)
+
 clean:
 	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist sattn-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -58,7 +64,7 @@ clean:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,rtx,mqtt,serial,lsl,mcap,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[export,report,rtx,mqtt,serial,lsl,mcap,metrics,dev]'
 	touch $@
 
 .venv-device/.installed: pyproject.toml constraints.txt

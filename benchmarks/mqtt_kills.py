@@ -36,7 +36,7 @@ from sattn_edge.contract import Channel, Contract
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, SourceOptions
 from sattn_runtime.sources.mqtt import MqttSource
-from tests.sattn_runtime.sources.helpers_mqtt import Broker, Publisher
+from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher
 
 SCRIPT = Path(__file__).resolve()
 CONTRACT = Contract(50.0, 8, 4, ("a", "b"), (Channel("c0"), Channel("c1")))
@@ -79,7 +79,7 @@ def consume(uri: str, journal: Path, careless: str | None, die_at: int, place: s
     """The consumer: for ever, or until the journal has `die_at` numbers."""
     found = journalled(journal)
     after = max(found, default=None) if careless != "forgets" else None
-    source = open_source(uri, CONTRACT, SourceOptions(None, 8, 4, 60.0, after))
+    source = open_source(uri, CONTRACT, SourceOptions(None, 8, 4, 60.0, {} if after is None else {TOPIC: after}))
     assert isinstance(source, MqttSource)
     written = len(found)
     descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

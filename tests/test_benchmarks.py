@@ -51,3 +51,14 @@ def test_false_alarms_in_short() -> None:
     assert done.returncode == 0, done.stderr
     assert "false 0, reasons {}" in done.stdout
     assert "stuck 42/42, scale 42/42" in done.stdout
+
+
+def test_instrumentation_in_short() -> None:
+    command = [sys.executable, "benchmarks/instrumentation.py", "--windows", "20", "--rounds", "2", "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["windows"] == 40
+    for case in ("session", "warm"):
+        assert 0 < row[f"{case}_us"] < 10_000
+        assert row[f"{case}_ratio"] > 0

@@ -6,6 +6,8 @@ import configparser
 import importlib
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -177,7 +179,10 @@ def test_the_unit_file():
     unit.read_string(text)
     assert unit.sections() == ["Unit", "Service", "Install"]
     service = unit["Service"]
-    assert (service["Type"], service["Restart"]) == ("simple", "on-failure")
+    assert (service["Type"], service["Restart"], service["NotifyAccess"]) == ("notify", "on-failure", "all")
+    assert float(service["TimeoutStopSec"]) > 2  # what draining may take
+    assert float(service["WatchdogSec"]) >= 2
+    assert "--resume" in service["ExecStart"]
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
     given_up = {int(code) for code in service["RestartPreventExitStatus"].split()}
     assert given_up <= {kind.exit_code for kind in kinds}
@@ -185,6 +190,23 @@ def test_the_unit_file():
     assert errors.SourceLostError.exit_code not in given_up  # a source may come back
     assert service["ExecStart"].startswith("/bin/sh -c '")
     assert service["ExecStart"].endswith("'")
+
+
+def verify_unit(text: str, folder: Path) -> str:
+    """What systemd itself has to say about a unit, of commands that this machine has."""
+    unit = folder / "sattn.service"
+    unit.write_text(text.replace("/usr/bin/jetson_clocks", "/bin/true"))
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return "\n".join(line for line in (done.stdout + done.stderr).splitlines() if "sattn.service" in line)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (package systemd)")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+    (text,) = unit_files(JETSON)
+    assert verify_unit(text, tmp_path) == ""
+    # The control: it sees what is not right.
+    assert "WatchdogSek" in verify_unit(text.replace("WatchdogSec", "WatchdogSek"), tmp_path)
 
 
 def test_the_table_of_releases_is_the_doctors():

@@ -14,7 +14,19 @@ from tests.helpers_data import ROOT
 from tests.helpers_model import save_model
 from tests.helpers_run import run_code
 
-HEAVY = ("numpy", "msgspec", "onnx", "onnxruntime", "torch", "onnxscript", "typer", "rich", "hypothesis", "scipy")
+HEAVY = (
+    "numpy",
+    "msgspec",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "onnxscript",
+    "typer",
+    "rich",
+    "hypothesis",
+    "scipy",
+    "prometheus_client",
+)
 OPTIONAL = ("paho", "serial", "cobs", "pylsl", "mcap")  # of the live sources, each loaded by its own
 PACKAGES = {
     "sattn_edge": ROOT / "sattn_edge",

@@ -43,10 +43,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_run_and_write_what_they_say(folder: Path) -> None:
-    assert len(_blocks("console")) == 5
+    assert len(_blocks("console")) == 7
     assert (folder / "har.onnx").is_file()
     assert (folder / "lowered.onnx").is_file()
     assert (folder / "decisions.jsonl").is_file()
+    assert (folder / "log.jsonl").is_file()
+    assert (folder / "trace.json").is_file()
 
 
 def test_the_attention_in_the_journal_is_as_described(folder: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import gc
+import os
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +28,9 @@ from sattn_runtime.options import (
     Resample,
     Threads,
 )
+
+if TYPE_CHECKING:
+    from sattn_runtime.observer import Observer
 
 
 def _run(
@@ -51,6 +57,15 @@ def _run(
             "(of a model file exported with --attention-output).",
         ),
     ] = False,
+    journal_max_mb: Annotated[
+        float | None, typer.Option(help="Begin a new journal before this many millions of bytes.")
+    ] = None,
+    journal_max_age_h: Annotated[float | None, typer.Option(help="Begin a new journal after this many hours.")] = None,
+    journal_keep: Annotated[int, typer.Option(help="Rotated journals that stay: JOURNAL.1 is the newest.")] = 10,
+    fsync_s: Annotated[
+        float, typer.Option(help="Sync the journal so often: what a power cut can take; 0 is after every write.")
+    ] = 5.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last window in the journal.")] = False,
     smooth: Annotated[int, typer.Option(help="Decide on the mean score of this many windows.")] = 1,
     hysteresis: Hysteresis = 0.0,
     dwell: Dwell = None,
@@ -70,6 +85,23 @@ def _run(
     attention: Attention = "auto",
     threads: Threads = 1,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime", help="SCHED_FIFO, locked memory, no garbage collection; what is refused is said, not fatal."
+        ),
+    ] = False,
+    cpu: Annotated[str | None, typer.Option(metavar="N[,N]", help="Stay on these cores.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics, on this machine only by default."),
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Keep the latest windows' stages as a Chrome trace (JSON).")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show signal, decision and latency on the terminal while it runs.")
+    ] = False,
     max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if the 99th percentile is above this.")] = None,
     reconnect_s: Annotated[
         float, typer.Option(help="Seconds that a sensor or broker may stay away before the run ends with 8.")
@@ -83,7 +115,9 @@ def _run(
     from sattn_edge.engine import EngineOptions
     from sattn_runtime import report
     from sattn_runtime.decider import DecisionOptions
+    from sattn_runtime.journal_file import JournalOptions
     from sattn_runtime.progress import progress
+    from sattn_runtime.realtime import RealtimeOptions, parse_cpus
     from sattn_runtime.run import RunOptions, check_budget, run
     from sattn_runtime.sample_clock import ClockOptions
     from sattn_runtime.stop import Stop
@@ -97,6 +131,9 @@ def _run(
         smooth=smooth,
         journal=journal,
         journal_attention=journal_attention,
+        watch_attention=watch,
+        keep=JournalOptions(journal_max_mb, journal_max_age_h, journal_keep, fsync_s),
+        resume=resume,
         backend=backend,
         engine=EngineOptions(precision, threads, attention),
         fallback=fallback,
@@ -112,14 +149,40 @@ def _run(
             decision=DecisionOptions(smooth, hysteresis, dwell, abstain_below),
         ),
         reconnect_s=reconnect_s,
+        realtime=RealtimeOptions(realtime, parse_cpus(cpu)),
     )
-    with Stop() as stop, progress() as listen:
-        result = run(options, tell=tell, stop=stop, listen=listen)
+    observers = _observers(metrics, trace, watch=watch)
+    with Stop() as stop, contextlib.nullcontext() if watch else progress() as listen:
+        result = run(options, tell=tell, stop=stop, listen=listen, observers=observers)
+    if result.stopped:
+        # The interpreter would search every object for garbage on its way out, on a busy board for a second or more.
+        gc.freeze()
     if json_output:
         print_json(report.as_data(result), to_stderr=journal == "-")
     else:
         print_lines(report.as_text(result), to_stderr=journal == "-")
+    result.recorder.check()
     check_budget(result)
+
+
+def _observers(metrics: str | None, trace: str | None, *, watch: bool) -> list[Observer]:
+    """Who looks on: what the command line asks for, and systemd where it started us."""
+    from sattn_runtime.systemd import Notifier
+
+    found: list[Observer | None] = [Notifier.from_environment(os.environ, tell)]
+    if metrics is not None:
+        from sattn_runtime.metrics import Metrics
+
+        found.append(Metrics(metrics, tell))
+    if trace is not None:
+        from sattn_runtime.trace import Trace
+
+        found.append(Trace(trace, tell))
+    if watch:
+        from sattn_runtime.watch import Watch
+
+        found.append(Watch())
+    return [observer for observer in found if observer is not None]
 
 
 def _speed(text: str) -> float | None:

@@ -23,7 +23,8 @@ class Decision:
     `label` (and `index`, its place in the contract) is None where the window could not be judged; `reason` then
     says why. `score` is the softmax score of the label, `logits` the network's own. `latency_ns` holds the
     stages up to the decision, in the order of `sattn_runtime.latency.STAGES`. `filled` of the window's samples were
-    missing and made up. `attention` is there where it was asked for.
+    missing and made up. `attention` is there where it was asked for. `sequence` is the source's own
+    number of the first sample, where it numbers them.
     """
 
     window: int
@@ -37,6 +38,7 @@ class Decision:
     reason: str | None = None
     attention: Moments | None = None
     filled: int = 0
+    sequence: int | None = None
 
 
 def softmax(logits: list[float]) -> list[float]:

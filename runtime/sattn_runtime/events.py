@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass
 
+# Those whose `seconds` are the time of `sample` in the stream.
+STATES = ("state_start", "state_end")
 # What a run has not fetched yet, and what `gaps` remembers: a month of a bad link must not fill the memory.
 _MOST = 4096
 
@@ -31,6 +33,7 @@ class Gap:
     cause: gap; restart, where the source began to count anew; overload, where a full queue dropped them; clock, where
         the source's clock was set, or jumped without samples missing.
     filled: so many were made up, and windows go on across it.
+    sequence: the source's own number of the first sample behind it, where it numbers them.
     """
 
     sample: int
@@ -39,6 +42,7 @@ class Gap:
     missing: int | None = None
     cause: str = "gap"
     filled: int = 0
+    sequence: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,16 +1,20 @@
-"""Latency by stage, in fixed buckets: no allocation while running, quantiles within 0.4 % of the truth.
+"""Latency by stage, in fixed buckets: no array is made while running, quantiles within 0.4 % of the truth.
 
     due      arrival of the window's last sample (paced replay: its scheduled time)
     done     decision handed over
     latency  done - due = wait + assemble + copy_in + infer + copy_out + decide + emit
 
 Because due is the schedule's and not the loop's, a stall counts for every window that had to wait behind it.
+
+The error: an octave of nanoseconds has 128 buckets, a quantile is given as the middle of its bucket, so it is off by at
+most half a bucket, 1/256 or 0.39 % of the value; below 256 ns every bucket is one nanosecond. The maximum is exact.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +34,9 @@ class Histogram:
 
     def __init__(self) -> None:
         self._counts = np.zeros(((_TOP_BITS - _SUB_BITS) << _SUB_BITS) + 2, np.int64)
+        # Made once and used for every block: the loop must not wait for memory.
+        self._values, self._places, self._shifts = (np.zeros(_ROWS, np.int64) for _ in range(3))
+        self._floats, self._bits = np.zeros(_ROWS), np.zeros(_ROWS, np.int32)
         self.count = 0
         self.max_ns = 0
         self.total_ns = 0
@@ -40,14 +47,26 @@ class Histogram:
 
     def add_many(self, durations_ns: NDArray[np.int64]) -> None:
         """Counts durations int64 [n] in ns."""
-        if not len(durations_ns):
-            return
-        values = np.maximum(durations_ns, 0)
+        for begin in range(0, len(durations_ns), _ROWS):
+            self._add_block(durations_ns[begin : begin + _ROWS])
+
+    def _add_block(self, durations_ns: NDArray[np.int64]) -> None:
+        """At most _ROWS of them. Every step writes into an array that is there."""
+        count = len(durations_ns)
+        values, places, shifts = self._values[:count], self._places[:count], self._shifts[:count]
+        np.maximum(durations_ns, 0, out=values)
+        self._floats[:count] = values
         # frexp's exponent is the number of bits: exact below 2**53 ns, 104 days.
-        shift = np.maximum(np.frexp(values.astype(np.float64))[1] - _SUB_BITS - 1, 0).astype(np.int64)
-        places = np.minimum((shift << _SUB_BITS) + (values >> shift), len(self._counts) - 1)
+        np.frexp(self._floats[:count], self._floats[:count], self._bits[:count])
+        shifts[:] = self._bits[:count]
+        shifts -= _SUB_BITS + 1
+        np.maximum(shifts, 0, out=shifts)
+        np.right_shift(values, shifts, out=places)
+        np.left_shift(shifts, _SUB_BITS, out=shifts)
+        places += shifts
+        np.minimum(places, len(self._counts) - 1, out=places)
         np.add.at(self._counts, places, 1)
-        self.count += len(values)
+        self.count += count
         self.total_ns += int(values.sum())
         self.max_ns = max(self.max_ns, int(values.max()))
 
@@ -58,6 +77,12 @@ class Histogram:
         rank = max(1, math.ceil(q * self.count))
         place = int(np.searchsorted(np.cumsum(self._counts), rank))
         return min(_middle(place), self.max_ns)
+
+    def cumulative(self, edges_ns: list[int]) -> list[int]:
+        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket."""
+        middles = [bisect_right(_MIDDLES, edge) for edge in edges_ns]
+        sums = np.concatenate([[0], np.cumsum(self._counts)])
+        return [int(sums[place]) for place in middles]
 
     def summary_us(self) -> dict[str, float]:
         """p50 to p99.9, max and mean in microseconds."""
@@ -71,6 +96,9 @@ def _middle(place: int) -> float:
     shift = max(0, (place >> _SUB_BITS) - 1)
     low = (place - (shift << _SUB_BITS)) << shift
     return low + ((1 << shift) - 1) / 2
+
+
+_MIDDLES = [_middle(place) for place in range(((_TOP_BITS - _SUB_BITS) << _SUB_BITS) + 2)]
 
 
 class Latency:
@@ -87,6 +115,8 @@ class Latency:
         self.total = Histogram()
         self.stages = {name: Histogram() for name in STAGES}
         self._rows = bytearray(_ROW.size * _ROWS)
+        self._table = np.frombuffer(self._rows, np.int64).reshape(_ROWS, len(STAGES) + 1)
+        self._totals, self._dones, self._steps_ns = (np.zeros(_ROWS + 1, np.int64) for _ in range(3))
         self._used = 0
         self._last: tuple[int, int] | None = None  # (done, total) of the window before, in this stream
         self._jitter_ns = self._steps = 0
@@ -102,21 +132,35 @@ class Latency:
         """Counts the rows written down so far."""
         if not self._used:
             return
-        rows = np.frombuffer(self._rows, np.int64, self._used // 8).reshape(-1, len(STAGES) + 1)
-        self._used = 0
+        count = self._used // _ROW.size
+        rows, self._used = self._table[:count], 0
         for i, histogram in enumerate(self.stages.values()):
             histogram.add_many(rows[:, i])
-        totals, done = rows[:, :-1].sum(axis=1), rows[:, -1]
+        # Place 0 is the last window of the block before, so that the step between the two counts.
+        totals, dones = self._totals[1 : count + 1], self._dones[1 : count + 1]
+        totals[:] = rows[:, 0]
+        for i in range(1, len(STAGES)):  # older numpy makes 58 kB for a sum over an axis
+            totals += rows[:, i]
+        dones[:] = rows[:, -1]
         self.total.add_many(totals)
-        self.misses += int((totals > self.deadline_ns).sum())
+        self.misses += int(np.count_nonzero(totals > self.deadline_ns))
+        self._count_steps(count)
+        self._last = int(dones[-1]), int(totals[-1])
+
+    def _count_steps(self, count: int) -> None:
+        """Stalls and jitter: what lies between each window and the one before it in its stream."""
+        begin = 1
         if self._last is not None:
-            done, totals = np.append(self._last[0], done), np.append(self._last[1], totals)
-        if len(done) > 1:
-            stall = int(np.diff(done).max()) - self.deadline_ns
-            self.longest_stall_ns = max(self.longest_stall_ns, stall)
-            self._jitter_ns += int(np.abs(np.diff(totals)).sum())
-            self._steps += len(totals) - 1
-        self._last = int(done[-1]), int(totals[-1])
+            begin, (self._dones[0], self._totals[0]) = 0, self._last
+        steps = self._steps_ns[: count - begin]
+        if not len(steps):
+            return
+        np.subtract(self._dones[begin + 1 : count + 1], self._dones[begin:count], out=steps)
+        self.longest_stall_ns = max(self.longest_stall_ns, int(steps.max()) - self.deadline_ns)
+        np.subtract(self._totals[begin + 1 : count + 1], self._totals[begin:count], out=steps)
+        np.abs(steps, out=steps)
+        self._jitter_ns += int(steps.sum())
+        self._steps += len(steps)
 
     def new_stream(self) -> None:
         """The time between two streams is no stall."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sattn_edge.errors import UsageError, did_you_mean
@@ -39,8 +40,9 @@ class OverloadQueue:
     One chunk is always taken, however long. Starts of streams, signals and errors are never dropped.
     """
 
-    def __init__(self, samples: int, policy: str) -> None:
+    def __init__(self, samples: int, policy: str, on_drop: Callable[[Chunk], None] | None = None) -> None:
         check_queue(samples, policy)
+        self._on_drop = on_drop or (lambda _: None)
         self.dropped = 0
         self.most = 0  # the most samples that ever waited
         self._limit, self._policy = samples, policy
@@ -61,6 +63,7 @@ class OverloadQueue:
         count = len(chunk.samples)
         if self._policy == NEWEST and self._waiting and self._waiting + count > self._limit:
             self._lose_last(count)
+            self._on_drop(chunk)
             return
         while self._waiting and self._waiting + count > self._limit:
             self._drop_oldest()
@@ -82,6 +85,7 @@ class OverloadQueue:
         at = next(i for i, item in enumerate(items) if isinstance(item, Chunk))
         chunk = items[at]
         assert isinstance(chunk, Chunk)  # noqa: S101 - that is what was looked for
+        self._on_drop(chunk)
         count = len(chunk.samples)
         self._waiting -= count
         self.dropped += count
@@ -111,7 +115,11 @@ class QueuedSource:
     """A source read by a thread of its own through an `OverloadQueue`."""
 
     def __init__(self, source: Source, samples: int, policy: str) -> None:
-        self.queue = OverloadQueue(samples, policy)
+        acknowledge: Callable[[Chunk], None] | None = getattr(source, "acknowledge", None)
+        if acknowledge is not None:
+            self.acknowledge = acknowledge
+        # What was dropped by the user's wish must not come again.
+        self.queue = OverloadQueue(samples, policy, acknowledge)
         self._source = source
         self._ended = False
         self._thread = threading.Thread(target=self._read_all, name="sattn-queue", daemon=True)
@@ -121,6 +129,12 @@ class QueuedSource:
     def paced(self) -> bool:
         """Whether the source's arrival times mean anything."""
         return self._source.paced
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Those of the source."""
+        found: Mapping[str, int] = getattr(self._source, "counters", {})
+        return found
 
     def read(self, timeout_s: float) -> Item | Lost:
         """The next item, or NOTHING; errors of the source in their place, after all before them."""

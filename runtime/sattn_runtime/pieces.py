@@ -15,6 +15,7 @@ class Piece:
     """Samples float32 [n, modal] without a hole; `arrival_ns` and `period_ns` as in a chunk, of these samples.
 
     at: where they begin in the chunk at hand; None for samples of earlier ones, which were held back.
+    number: the source's own of the first, where it numbers them.
     """
 
     samples: NDArray[np.float32]
@@ -22,6 +23,7 @@ class Piece:
     period_ns: int
     finite: bool
     at: int | None = None
+    number: int | None = None
 
 
 @dataclass(slots=True)

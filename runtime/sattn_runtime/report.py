@@ -8,7 +8,7 @@ from typing import Any
 from sattn_edge.engine import BUILT, EngineInfo
 from sattn_edge.text import count, fields, microseconds, table
 from sattn_runtime.latency import QUANTILES
-from sattn_runtime.run import RunResult
+from sattn_runtime.run_result import RunResult
 
 _COLUMNS = (*QUANTILES, "max")
 
@@ -41,9 +41,45 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "score": result.score.summary(),
         "elapsed_s": round(result.elapsed_s, 3),
         "stopped": result.stopped,
+        "undecided_samples": result.undecided,
         "peak_rss_mb": round(result.peak_rss_mb, 1),
+        "realtime": asdict(result.granted),
         "journal": result.options.journal,
+        "journal_lines": _journal_lines(result),
     }
+
+
+def _journal_lines(result: RunResult) -> dict[str, Any] | None:
+    journal = result.recorder.journal
+    if journal is None:
+        return None
+    return {
+        "given": journal.lines,
+        "missing": journal.missing,
+        "suspensions": journal.suspensions,
+        "rotated": journal.rotated,
+        "deleted_files": journal.deleted,
+        "fsync_s": result.options.keep.fsync_s,
+        "windows_already_there": result.recorder.already,
+    }
+
+
+def _journal(result: RunResult) -> str | None:
+    """Where lines went and, of them, what a person should know."""
+    journal, options = result.recorder.journal, result.options
+    if journal is None or options.journal is None:
+        return options.journal
+    parts = [options.journal, count(journal.lines, "line")]
+    if options.journal != "-":
+        parts.append(f"synced every {options.keep.fsync_s:g} s" if options.keep.fsync_s else "synced after every write")
+    if journal.rotated:
+        parts.append(f"rotated {count(journal.rotated, 'time')}, {count(journal.deleted, 'old file')} deleted")
+    if result.recorder.already:
+        parts.append(f"{count(result.recorder.already, 'window')} there already")
+    if journal.suspensions:
+        lost = count(journal.missing, "line")
+        parts.append(f"{count(journal.suspensions, 'time')} the disk took nothing: {lost} MISSING")
+    return "; ".join(parts)
 
 
 def _basis(result: RunResult) -> str:
@@ -72,8 +108,9 @@ def as_text(result: RunResult) -> list[str]:
                 + _disorder(result),
             ),
             ("cold start", f"load {result.load_ms:.0f} ms, first inference {result.first_infer_ms:.2f} ms"),
+            ("real time", _realtime(result)),
             ("memory", f"{result.peak_rss_mb:.0f} MB resident at most"),
-            ("journal", result.options.journal),
+            ("journal", _journal(result)),
             ("stopped", "by a signal, drained" if result.stopped else None),
         ]
     )
@@ -83,6 +120,13 @@ def as_text(result: RunResult) -> list[str]:
 def _engine(info: EngineInfo) -> str:
     where = info.device if info.backend in BUILT else count(info.threads, "thread")
     return f"{info.backend} {info.version}, {info.precision}, form {info.attention}, {where}"
+
+
+def _realtime(result: RunResult) -> str | None:
+    granted = result.granted
+    parts = [f"{what} {how}" for what, how in granted.given.items()]
+    parts += [f"{what} REFUSED ({why})" for what, why in granted.refused.items()]
+    return "; ".join(parts) or None
 
 
 def _fell_back(result: RunResult) -> str | None:

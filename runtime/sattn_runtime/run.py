@@ -2,114 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import resource
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from time import monotonic_ns
 from typing import Any
 
 import msgspec
 
 from sattn_edge.contract import Contract
-from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
-from sattn_edge.errors import BudgetError, RecordingError, UsageError
+from sattn_edge.errors import RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
+from sattn_runtime.acknowledge import Acknowledger
 from sattn_runtime.decision import Decision
-from sattn_runtime.events import Gap
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
-from sattn_runtime.journal import Journal
 from sattn_runtime.latency import Latency
-from sattn_runtime.overload import OLDEST, Lost, QueuedSource, check_queue
+from sattn_runtime.observer import Observer
+from sattn_runtime.overload import Lost, QueuedSource, check_queue
+from sattn_runtime.realtime import Granted, Realtime
+from sattn_runtime.record import Recorder
+from sattn_runtime.run_result import RunOptions, RunResult, check_budget, peak_rss_mb
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
-from sattn_runtime.stream_options import StreamOptions
 
-_SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
+__all__ = ["Listener", "RunOptions", "RunResult", "check_budget", "peak_rss_mb", "run"]
+
 # How long a read may wait: what a signal has to wait for at most.
 _POLL_S = 0.1
 # A service manager waits 2 s before it kills; the report needs some of them.
-_DRAIN_NS = 1_000_000_000
+_DRAIN_NS = 750_000_000
 _WARM_UP = 8
-# Chunks that wait for their acknowledgement; a window of more than these is not given again whole after a kill.
-_MOST_HELD = 8192
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
-
-    queue: at most so many samples wait for the loop, beyond them the `overload` (oldest, newest) are dropped; None lets
-        the source wait, or drop in its own way.
-    """
-
-    model: str
-    source: str
-    hop: int | None = None
-    speed: float | None = None
-    smooth: int = 1
-    journal: str | None = None
-    backend: str = DEFAULT_BACKEND
-    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
-    fallback: str | None = None
-    journal_attention: bool = False
-    deadline_ms: float | None = None
-    max_p99_ms: float | None = None
-    stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
-    queue: int | None = None
-    overload: str = OLDEST
-    reconnect_s: float = 30.0
-
-    def stream_options(self) -> StreamOptions:
-        """Those of a stream, `smooth` among them."""
-        return replace(self.stream, decision=replace(self.stream.decision, smooth=self.smooth))
-
-
-@dataclass
-class RunResult:
-    """What happened. `sattn_runtime.report` prints it."""
-
-    options: RunOptions
-    engine: Engine
-    hop: int
-    paced: bool
-    load_ms: float
-    first_infer_ms: float
-    latency: Latency
-    score: Score
-    fell_back: str | None = None
-    streams: int = 0
-    windows: int = 0
-    unjudged: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    events: Counter[str] = field(default_factory=Counter)
-    gaps: int = 0
-    missing: int = 0
-    counters: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
-    delay_samples: float = 0.0
-    disorder_samples: int = 0
-    stopped: bool = False
-    elapsed_s: float = 0.0
-    peak_rss_mb: float = 0.0
-
-    @property
-    def contract(self) -> Contract:
-        """The model file's contract."""
-        return self.engine.contract
-
+# A thread that wants the interpreter asks for it after so long; by default 5 ms, which is many windows' deadline.
+_SWITCH_S = 0.0005
 
 Listener = Callable[[str, Decision, str | None], None]
 
 
-def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen: Listener | None = None) -> RunResult:
+def run(
+    options: RunOptions,
+    *,
+    tell: Callable[[str], None],
+    stop: Stop,
+    listen: Listener | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
     """Runs a source to its end, or until told to stop.
 
     Args:
@@ -117,6 +58,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         tell: takes what a person must know, a line at a time.
         stop: asked between reads; what was read by then is still decided and journalled.
         listen: called with (stream, decision, true label) after each decision.
+        observers: look on, in this order.
 
     Raises:
         UsageError, ModelFileError, UnavailableError: before anything is written.
@@ -124,6 +66,42 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
+    recorder = Recorder(options.journal, options.keep, tell, resume=options.resume, attention=options.journal_attention)
+    realtime = Realtime(options.realtime, tell)
+    switch_s = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(min(_SWITCH_S, switch_s))
+        realtime.before_engine()
+        opened = _open(options, recorder, realtime.granted, tell)
+        result, source = opened.result, opened.source
+        loop = _Loop(opened, stop, tell, listen, observers)
+        try:
+            realtime.before_loop()
+            for observer in observers:
+                observer.begin(result)
+            loop.run()
+        finally:
+            loop.close()
+            source.close()
+            for observer in observers:
+                observer.end()
+    finally:
+        sys.setswitchinterval(switch_s)
+        realtime.end()
+    return result
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Everything that is made once: an empty result around a warm engine, the source, the journal's head."""
+
+    result: RunResult
+    source: Source | QueuedSource
+    head: dict[str, Any]
+    statistics: Mapping[str, Any] | None
+
+
+def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Callable[[str], None]) -> _Opened:
     started = monotonic_ns()
     model = load_model_file(options.model)
     opened = open_or_fall_back(model, options.backend, options.engine, options.fallback)
@@ -142,7 +120,7 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    source = _open(options, model.contract, hop)
+    source = _open_source(options, model.contract, hop, recorder.after_sequence)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
         options=options,
@@ -153,18 +131,12 @@ def run(options: RunOptions, *, tell: Callable[[str], None], stop: Stop, listen:
         first_infer_ms=(first - loaded) / 1e6,
         latency=Latency(round(deadline_ms * 1e6)),
         score=Score(model.contract.labels),
+        recorder=recorder,
+        granted=granted,
         fell_back=opened.fell_back,
     )
-    head = _journal_head(model.name, result)
-    statistics = model.statistics
-    del model  # the graph and its bytes are the engine's now
-    loop = _Loop(result, options, head, tell, listen, statistics)
-    try:
-        loop.run(source, stop)
-    finally:
-        loop.close()
-        source.close()
-    return result
+    # The graph and its bytes are the engine's now; nothing here keeps the model.
+    return _Opened(result, source, _journal_head(model.name, result), model.statistics)
 
 
 def _check(options: RunOptions) -> None:
@@ -187,11 +159,14 @@ def _check(options: RunOptions) -> None:
     options.stream_options().check()
 
 
-def _open(options: RunOptions, contract: Contract, hop: int) -> Source | QueuedSource:
+def _open_source(
+    options: RunOptions, contract: Contract, hop: int, after_sequence: Mapping[str, int]
+) -> Source | QueuedSource:
     rate_hz = options.stream.resample_hz or contract.rate_hz
     window, hop = (max(1, round(n * rate_hz / contract.rate_hz)) for n in (contract.window, hop))
     contract = msgspec.structs.replace(contract, rate_hz=rate_hz)
-    source = open_source(options.source, contract, SourceOptions(options.speed, window, hop, options.reconnect_s))
+    wishes = SourceOptions(options.speed, window, hop, options.reconnect_s, after_sequence)
+    source = open_source(options.source, contract, wishes)
     # A replay at full speed is read when there is time for it: nothing can overflow.
     if options.queue is None or not source.paced:
         return source
@@ -203,12 +178,14 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
     head = {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "model": model,
+        "source": result.options.source,
         "graph_digest": info.graph_digest,
         "backend": info.backend,
         "precision": info.precision,
         "attention": info.attention,
         "window_samples": contract.window,
         "hop_samples": result.hop,
+        "smooth": result.options.smooth,
         "rate_hz": contract.rate_hz,
         "labels": contract.labels,
     }
@@ -216,181 +193,155 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
 
 
 class _Loop:
-    """The loop's own state: the stream at hand and the journal, opened when the first stream begins."""
+    """The loop's own state: the stream at hand, and where its lines go."""
 
     def __init__(
         self,
-        result: RunResult,
-        options: RunOptions,
-        head: dict[str, Any],
+        opened: _Opened,
+        stop: Stop,
         tell: Callable[[str], None],
         listen: Listener | None,
-        statistics: Mapping[str, Any] | None,
+        observers: Sequence[Observer],
     ) -> None:
-        self._result, self._options, self._head = result, options, head
+        self._opened, self._result = opened, opened.result
+        self._stop, self._observers = stop, observers
         self._tell, self._listen = tell, listen
-        self._journal: Journal | None = None
+        self._recorder = opened.result.recorder
+        self._again = bool(getattr(opened.source, "rereadable", False))
+        acknowledge: Callable[[Chunk], None] | None = getattr(opened.source, "acknowledge", None)
+        self._acknowledger = Acknowledger(acknowledge) if acknowledge is not None else None
         self._stream: Stream | None = None
         self._name = ""
-        self._statistics = statistics
-        self._acknowledge: Callable[[Chunk], None] | None = None
-        self._held: deque[tuple[int, Chunk]] = (
-            deque()
-        )  # not acknowledged, each with the number of samples up to its end
 
-    def run(self, source: Source | QueuedSource, stop: Stop) -> None:
-        began = monotonic_ns()
-        self._acknowledge = getattr(source, "acknowledge", None)
-        while not stop.asked and self._step(source):
+    def run(self) -> None:
+        stop, result, began = self._stop, self._result, monotonic_ns()
+        while not stop.asked and self._step():
             pass
-        self._result.stopped = stop.asked
+        result.stopped = stop.asked
         if stop.asked:
-            self._drain(source)
+            self._drain()
         self._end_stream()
-        counters: Mapping[str, int] = getattr(source, "counters", {})
-        self._result.counters = dict(counters)
-        self._result.elapsed_s = (monotonic_ns() - began) / 1e9
-        if not self._result.windows and not stop.asked:
+        result.counters = dict(getattr(self._opened.source, "counters", {}))
+        result.elapsed_s = (monotonic_ns() - began) / 1e9
+        if not result.windows and not stop.asked:
             raise RecordingError(
-                self._options.source,
-                f"{self._result.samples['in']} samples made no window",
-                f"a window has {self._result.contract.window}",
+                result.options.source,
+                f"{result.samples['in']} samples made no window",
+                f"a window has {result.contract.window}",
                 "give a longer recording, or export with a shorter window",
             )
 
-    def _step(self, source: Source | QueuedSource) -> bool:
+    def _step(self) -> bool:
         """Takes one item; False at the end."""
-        item = source.read(_POLL_S)
+        item = self._opened.source.read(_POLL_S)
         if isinstance(item, Chunk):
             self._take(item)
         elif isinstance(item, StreamStart):
             self._begin(item)
         elif isinstance(item, Lost) and self._stream is not None:
             self._stream.lost(item.samples)
+        if self._observers:
+            now = monotonic_ns()
+            for observer in self._observers:
+                observer.tick(now)
         return item is not Signal.END
 
-    def _drain(self, source: Source | QueuedSource) -> None:
+    def _drain(self) -> None:
         """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
-        until = monotonic_ns() + _DRAIN_NS
-        source.close()
-        while self._step(source):
-            if monotonic_ns() > until:
-                self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
+        for observer in self._observers:
+            observer.stopping()
+        self._opened.source.close()
+        while not self._out_of_time(monotonic_ns()):
+            if not self._step():
                 return
+        self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
+
+    def _out_of_time(self, now_ns: int) -> bool:
+        """Whether a stop was asked for so long ago that the rest has to be left undecided."""
+        return self._stop.asked and now_ns - self._stop.asked_ns > _DRAIN_NS
 
     def _begin(self, start: StreamStart) -> None:
         self._end_stream()
-        self._acknowledge_to(None)
-        if self._journal is None and self._options.journal is not None:
-            self._journal = Journal(self._options.journal)
+        if self._acknowledger is not None:
+            self._acknowledger.stream_ended()
         for note in start.notes:
             self._tell(f"note: {note}")
-        options, engine = self._options.stream_options(), self._result.engine
-        self._stream = Stream(
-            engine,
-            self._result.hop,
-            options=options,
-            statistics=self._statistics,
-            attention=self._options.journal_attention,
+        result, options = self._result, self._result.options
+        watched = options.watch_attention and result.engine.gates is not None
+        stream = Stream(
+            result.engine,
+            result.hop,
+            options=options.stream_options(),
+            statistics=self._opened.statistics,
+            attention=options.journal_attention or watched,
         )
-        self._name = start.name
-        self._result.streams += 1
-        self._result.delay_samples = self._stream.delay_samples
-        self._result.disorder_samples = self._stream.disorder_samples
-        self._result.score.begin(start.labels)
-        self._result.latency.new_stream()
-        if self._journal is not None:
-            self._journal.start(self._name, self._head)
-            self._journal.flush()
+        self._recorder.begin(start.name, self._opened.head, again=self._again)
+        if self._recorder.expected is not None:
+            stream.expect(self._recorder.expected)
+        self._stream, self._name = stream, start.name
+        result.live = stream
+        result.streams += 1
+        result.delay_samples = stream.delay_samples
+        result.disorder_samples = stream.disorder_samples
+        result.score.begin(start.labels)
+        result.latency.new_stream()
 
     def _take(self, chunk: Chunk) -> None:
         stream = self._stream
         if stream is None:
             raise RuntimeError("a source gave samples before it began a stream")
-        self._hand_over(stream, stream.process(chunk))
-        if self._acknowledge is not None:
-            self._held.append((stream.ring.samples, chunk))
-            self._acknowledge_to(stream.ring.next_first)
+        for observer in self._observers:
+            observer.chunk(chunk)
+        whole = self._hand_over(stream, stream.process(chunk))
+        if self._acknowledger is not None and whole:
+            self._acknowledger.took(chunk, stream.received, stream.needed_from, written=self._recorder.writes)
 
-    def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> None:
-        """The hot path."""
-        journal, result = self._journal, self._result
+    def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> bool:
+        """The hot path. False where a stop left no time for all of them."""
+        recorder, result, observers = self._recorder, self._result, self._observers
         for decision in decisions:
             decided = monotonic_ns()
             if stream.log.waiting:
                 self._tell_news(stream)
             truth = result.score.add(decision)
-            if journal is not None:
-                journal.window(self._name, decision, truth, scored=result.score.scoring)
-                if result.paced:
-                    journal.flush()
-            if self._listen is not None:
+            new = recorder.window(decision, truth, scored=result.score.scoring)
+            if result.paced:
+                recorder.flush()
+            if new and self._listen is not None:
                 self._listen(self._name, decision, truth)
             done = monotonic_ns()
             result.latency.add(decision.latency_ns, done - decided, done)
+            for observer in observers:
+                observer.window(self._name, decision, done - decided, done)
+                observer.tick(done)
+            if self._out_of_time(done):
+                # A chunk may hold more windows than there is time for.
+                recorder.flush()
+                return False
         if stream.log.waiting:  # what no window followed
             self._tell_news(stream)
-        if journal is not None:
-            journal.flush()
-
-    def _acknowledge_to(self, sample: int | None) -> None:
-        """Acknowledges what no window to come needs: all before this sample, or all there is.
-
-        What a window needs is kept by the source's peer until the window is journalled: after a kill it is given
-        again from there.
-        """
-        held, acknowledge = self._held, self._acknowledge
-        while acknowledge and held and (sample is None or held[0][0] <= sample or len(held) > _MOST_HELD):
-            acknowledge(held.popleft()[1])
+        recorder.flush()
+        return True
 
     def _tell_news(self, stream: Stream) -> None:
         for news in stream.log.fetch():
-            if self._journal is None:
-                continue
-            if isinstance(news, Gap):
-                self._journal.gap(self._name, news)
-            else:
-                self._journal.event(self._name, news)
+            self._recorder.news(news)
 
     def _end_stream(self) -> None:
         """Adds the finished stream's counts to the run's."""
         stream, result = self._stream, self._result
         if stream is None:
             return
-        self._hand_over(stream, stream.finish())
+        if not self._out_of_time(monotonic_ns()):
+            self._hand_over(stream, stream.finish())
         self._tell_news(stream)
+        self._recorder.end(stream)
+        self._recorder.flush()
         result.latency.fold()
-        for kind, count in stream.samples.items():
-            if count or kind in _SAMPLE_KINDS:
-                result.samples[kind] = result.samples.get(kind, 0) + count
-        result.windows += stream.windows
-        result.unjudged += stream.unjudged
-        result.reasons.update(stream.reasons)
-        result.events.update(stream.log.counts)
-        result.missing += stream.log.missing
-        result.gaps += stream.log.counts["gap"]
+        result.undecided += stream.untaken
+        result.take_live()
         self._stream = None
 
     def close(self) -> None:
         self._result.peak_rss_mb = peak_rss_mb()
-        if self._journal is not None:
-            self._journal.close()
-
-
-def peak_rss_mb() -> float:
-    """The most memory this process had resident. getrusage would count what its parent had when it was forked."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def check_budget(result: RunResult) -> None:
-    """Raises BudgetError where the 99th percentile is over what the user allowed."""
-    most = result.options.max_p99_ms
-    if most is None:
-        return
-    p99_ms = result.latency.total.quantile_ns(0.99) / 1e6
-    if p99_ms > most:
-        raise BudgetError("latency", f"p99 is {p99_ms:.3f} ms", f"--max-p99-ms {most:g}")
+        self._recorder.close()

@@ -95,6 +95,10 @@ class SampleClock:
         self._numbered = numbered
         return steps
 
+    def expect(self, number: int) -> None:
+        """The stream goes on from an earlier one at this number of the source: what it leaves out is missing."""
+        self.order.next, self._numbered = number, True
+
     def lost(self, samples: int) -> None:
         """So many samples were dropped on the way here, by a full queue: a gap before the next ones."""
         self._lost += samples

@@ -69,6 +69,7 @@ class Sequencer:
         self.reorder = reorder
         self.next: int | None = None  # the number that is due
         self.duplicates = self.late = self.reordered = self.restarts = 0
+        self.derived = False  # whether numbers come from time stamps
         self.history = History(max(_REMEMBERED, 4 * reorder), modal)
         self._period_s = period_s
         self._held: dict[int, tuple[NDArray[np.float32], int | None]] = {}
@@ -91,12 +92,14 @@ class Sequencer:
     def take(self, chunk: Chunk, stamped: Numbered) -> list[Step]:
         """Puts a chunk in order."""
         numbers = stamped.numbers
+        self.derived = stamped.derived
         first, count = int(numbers[0]), len(numbers)
         ordered = int(numbers[-1]) - first == count - 1 and (stamped.ordered or rising(numbers))
         if ordered and not stamped.breaks and not self._held and (self.next is None or self.next == first):
             self.history.put(first, chunk.samples)
             self.next = first + count
-            return [Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)]
+            number = None if stamped.derived else first
+            return [Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0, number)]
         return _Taking(self, chunk, stamped).steps()
 
     def flush(self) -> list[Step]:
@@ -149,14 +152,19 @@ class Sequencer:
         while self.next is not None and self.next in self._held:
             row, arrival_ns = self._held.pop(self.next)
             if rows and arrival_ns != came:
-                steps.append(Piece(np.stack(rows), came, 0, False))
+                steps.append(self._held_piece(rows, came))
                 rows = []
             self.history.put(self.next, row[None])
             rows.append(row)
             came = arrival_ns
             self.next += 1
         if rows:
-            steps.append(Piece(np.stack(rows), came, 0, False))
+            steps.append(self._held_piece(rows, came))
+
+    def _held_piece(self, rows: list[NDArray[np.float32]], arrival_ns: int | None) -> Piece:
+        """Rows that were held back and end before the number that is due."""
+        number = None if self.next is None or self.derived else self.next - len(rows)
+        return Piece(np.stack(rows), arrival_ns, 0, False, None, number)
 
 
 class _Taking:
@@ -220,7 +228,8 @@ class _Taking:
         rows = chunk.samples[begin:end]
         order.history.put(int(self._numbers[begin]), rows)
         order.next = int(self._numbers[end - 1]) + 1
-        self._steps.append(Piece(rows, self._arrival_ns(end - 1), chunk.period_ns, chunk.finite, begin))
+        number = None if self._stamped.derived else int(self._numbers[begin])
+        self._steps.append(Piece(rows, self._arrival_ns(end - 1), chunk.period_ns, chunk.finite, begin, number))
 
     def _arrival_ns(self, at: int) -> int | None:
         chunk = self._chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from time import monotonic_ns
 from types import FrameType, TracebackType
 
 from sattn_edge.errors import InterruptedTwiceError
@@ -13,17 +14,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self.asked_ns = 0  # monotonic; the time to drain counts from here
         self._before: dict[signal.Signals, object] = {}
 
     def ask(self) -> None:
         """Stop when what was read is decided."""
-        self.asked = True
+        if not self.asked:
+            self.asked_ns = monotonic_ns()
+            self.asked = True
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             # Not an Exception: it may come up in the middle of code that turns those into something else.
             raise KeyboardInterrupt
-        self.asked = True
+        self.ask()
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGINT, signal.SIGTERM):

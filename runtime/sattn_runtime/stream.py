@@ -20,7 +20,7 @@ from sattn_runtime.decision import NON_FINITE, OVERFLOW, WRONG_RATE, Decision
 from sattn_runtime.events import Event, EventLog, Gap
 from sattn_runtime.filling import fill
 from sattn_runtime.monitor import Monitor
-from sattn_runtime.numbering import Numbering
+from sattn_runtime.numbering import Places
 from sattn_runtime.pieces import Break, Piece, Step
 from sattn_runtime.resample import Resampler
 from sattn_runtime.ring import Ring
@@ -87,8 +87,8 @@ class Stream:
         self._most_filled = options.most_filled(contract.window)
         self._hole: Break | None = None
         self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
-        self._made_up: deque[tuple[int, int]] = deque()  # rows of the ring, [begin, end)
-        self._numbering = Numbering(1.0 if self._resampler is None else self._resampler.step)
+        self._places = Places(1.0 if self._resampler is None else self._resampler.step)
+        self._held_from: int | None = None  # received samples before the first that is held back
 
     @property
     def gaps(self) -> deque[Gap]:
@@ -150,7 +150,32 @@ class Stream:
         steps = self.clock.take(chunk)
         self._timed = self._guarded = True
         begin, self.received = self.received, self.received + len(samples)
+        if not self.clock.order.held:
+            self._held_from = None
+        elif self._held_from is None:
+            self._held_from = begin
         yield from self._follow(steps, begin)
+
+    @property
+    def untaken(self) -> int:
+        """Received samples that are nowhere: of a chunk whose decisions were not asked for to the end."""
+        found = self.samples
+        arrived = found["in"] + found["filled"] + found.get("resampled", 0)
+        return 2 * arrived - sum(found.values())
+
+    @property
+    def needed_from(self) -> int:
+        """The first of the received samples that a window to come needs; those before it are done with."""
+        row = self.ring.next_first
+        needed = row if self._places.plain else self._places.number(row)
+        if self._resampler is not None:
+            needed -= 2 * self._resampler.half
+        return needed if self._held_from is None else min(needed, self._held_from)
+
+    def expect(self, sequence: int) -> None:
+        """The stream goes on from an earlier one at this number of the source: what it leaves out is a gap."""
+        self._timed = True
+        self.clock.expect(sequence)
 
     def lost(self, samples: int) -> None:
         """So many samples were dropped before they came here: they are counted, and no window spans them."""
@@ -169,7 +194,7 @@ class Stream:
         """Does what the clock says of a chunk whose first sample is number `begin`."""
         for step in steps:
             if isinstance(step, Piece):
-                number = self._numbering.number(self.ring.samples) if step.at is None else begin + step.at
+                number = self._places.number(self.ring.samples) if step.at is None else begin + step.at
                 if self._hole is not None:
                     hole, self._hole = self._hole, None
                     yield from self._cross(hole, step, number)
@@ -186,10 +211,10 @@ class Stream:
         if self._most_filled:
             self._last_row = piece.samples[-1].copy()
         if resampler is None:
-            self._numbering.mark(self.ring.samples, number, step)
+            self._places.mark(self.ring.samples, number, piece.number, step)
             yield from self._feed(piece.samples, piece.arrival_ns, piece.period_ns, piece.finite)
             return
-        self._numbering.mark(self.ring.samples, max(0, number + resampler.position - resampler.taken))
+        self._places.mark(self.ring.samples, max(0, number + resampler.position - resampler.taken))
         self._fed += len(piece.samples)
         made = resampler.push(piece.samples)
         arrival_ns = piece.arrival_ns
@@ -203,7 +228,7 @@ class Stream:
         """Fills a hole before a piece, or breaks the stream there."""
         missing = hole.missing
         if hole.cause == "gap" and missing is not None and missing <= self._most_filled and self._last_row is not None:
-            self.log.add(Gap(number, hole.seconds, 0, missing, filled=missing))
+            self.log.add(Gap(number, hole.seconds, 0, missing, filled=missing, sequence=behind.number))
             yield from self._make_up(missing, self._last_row, behind, number)
             return
         dropped = self.ring.restart()
@@ -213,19 +238,18 @@ class Stream:
             self._monitor.gap(self.ring.samples)
         self._decider.reset()
         self._tell(self._states.gap() if self._states is not None else [])
-        self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause))
+        self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause, sequence=behind.number))
 
     def _make_up(self, missing: int, before: NDArray[np.float32], behind: Piece, number: int) -> Iterator[Decision]:
         begin = self.ring.samples
-        while self._made_up and self._made_up[0][1] <= begin - self.ring.window:
-            self._made_up.popleft()
-        self._made_up.append((begin, begin + missing))
+        self._places.make_up(begin, begin + missing, begin - self.ring.window)
         self.filled += missing
         arrival_ns = behind.arrival_ns
         if arrival_ns is not None:
             arrival_ns -= (len(behind.samples) - 1) * behind.period_ns
         rows = fill(self.options.gap, missing, before, behind.samples[0])
-        yield from self._accept(Piece(rows, arrival_ns, 0, False), max(number - 1, 0), 0.0)
+        first = None if behind.number is None else behind.number - missing
+        yield from self._accept(Piece(rows, arrival_ns, 0, False, None, first), max(number - 1, 0), 0.0)
 
     def _tell(self, events: list[Event]) -> None:
         for event in events:
@@ -254,7 +278,7 @@ class Stream:
 
     def _watch(self, monitor: Monitor, samples: NDArray[np.float32]) -> None:
         for event in monitor.add(samples, self.ring.samples):
-            event.sample = self._numbering.number(self.ring.samples)
+            event.sample = self._places.number(self.ring.samples)
             self.log.add(event)
 
     def _bad(self, first: int, view: NDArray[np.float32]) -> str | None:
@@ -284,9 +308,9 @@ class Stream:
         if self._moments is not None:
             return self._attend(first, view, (due, started, assembled), self._moments)
         logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
-        decided = self._smooth(logits) if self._smooth is not None and self._numbering.plain else None
+        decided = self._smooth(logits) if self._smooth is not None and self._places.plain else None
         if decided is None:
-            return self._conclude(first, logits, (due, started, assembled))
+            return self._conclude(first, logits, (due, started, assembled), stamps)
         # What most windows come to, without the calls that only the others need.
         index, score = decided
         number = self.windows
@@ -300,22 +324,30 @@ class Stream:
             monotonic_ns() - stamps[2],
         )
         last = first + self.ring.window - 1
-        return Decision(number, first, last, index, self._labels[index], score, logits, spent)
+        decision = Decision(number, first, last, index, self._labels[index], score, logits, spent)
+        if self._timed:
+            decision.sequence = self._places.sequence(first)
+        return decision
 
     def _attend(
         self, first: int, view: NDArray[np.float32], times: tuple[int, int, int], moments: MomentView
     ) -> Decision:
         """The decision on a window, with the moments that the network looked at. times: as for `_conclude`."""
         logits, gates = self.engine.infer_attention(view.reshape(self._shape), self._stamps)
-        return self._conclude(first, logits[0].tolist(), times, moments.of(gates[0], first))
+        return self._conclude(first, logits[0].tolist(), times, self._stamps, moments.of(gates[0], first))
 
     def _conclude(
-        self, first: int, logits: list[float], times: tuple[int, int, int], moments: Moments | None = None
+        self,
+        first: int,
+        logits: list[float],
+        times: tuple[int, int, int],
+        stamps: list[int],
+        moments: Moments | None = None,
     ) -> Decision:
         """The decision on a window by its logits. times: when it was due, started and assembled."""
         due, started, assembled = times
         verdict = self._decider.decide(logits)
-        copied_in, inferred, copied_out = self._stamps
+        copied_in, inferred, copied_out = stamps
         spent = (
             started - due,
             assembled - started,
@@ -351,18 +383,12 @@ class Stream:
             self.reasons[reason] += 1
             if reason == OVERFLOW:
                 logits = moments = None
-        if not self._numbering.plain:
+        sequence = self._places.sequence(first)
+        if not self._places.plain:
             if moments is not None:
-                moments = replace(moments, peak_sample=self._numbering.number(moments.peak_sample))
-            first, last, filled = self._place(first, last)
-        decision = Decision(number, first, last, index, label, score, logits, spent, reason, moments, filled)
+                moments = replace(moments, peak_sample=self._places.number(moments.peak_sample))
+            first, last, filled = self._places.window(first, last)
+        decision = Decision(number, first, last, index, label, score, logits, spent, reason, moments, filled, sequence)
         if self._states is not None:
             self._tell(self._states.add(decision))
         return decision
-
-    def _place(self, first: int, last: int) -> tuple[int, int, int]:
-        """Rows of the ring as the source's samples, and how many of them were made up."""
-        filled = sum(max(0, min(end, last + 1) - max(begin, first)) for begin, end in self._made_up)
-        numbering = self._numbering
-        numbering.forget(first)
-        return numbering.number(first), numbering.number(last), filled

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sattn_edge.errors import SattnEdgeError, UsageError
+from sattn_edge.errors import JournalError, SattnEdgeError, UsageError
 from sattn_runtime import Decision
 from sattn_runtime.journal import Journal
 from sattn_runtime.latency import STAGES
@@ -171,9 +171,19 @@ def test_a_device_may_be_the_journal():
     assert written(Path("/dev/null")).lines == 4
 
 
-def test_a_full_disk_is_told():
-    with pytest.raises(SattnEdgeError, match="No space left on device"):
-        written(Path("/dev/full"))
+def test_a_full_disk_is_told_and_ends_nothing():
+    told = []
+    journal = Journal("/dev/full", tell=told.append)
+    journal.start("s", {})
+    journal.flush()
+    journal.window("s", JUDGED, "l1", scored=True)
+    journal.close()
+    assert (journal.suspended, journal.suspensions, journal.missing) == (True, 1, 2)
+    (line,) = told
+    assert line.startswith("note: journal '/dev/full': can't be written (No space left on device); decisions go on")
+    with pytest.raises(JournalError, match=r"2 of 2 lines are not written \(No space left on device\); make room"):
+        journal.check()
+    written(Path("/dev/null")).check()  # the control
 
 
 def test_numbers_survive(path):

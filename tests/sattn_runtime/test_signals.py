@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sattn_edge.errors import InterruptedTwiceError
+from sattn_runtime.run import RunOptions, run
 from sattn_runtime.stop import Stop
+from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import WATCH_TINY
-from tests.helpers_model import WIDE, save_watch_model
+from tests.helpers_engine import BACKEND, add_backend
+from tests.helpers_model import WIDE, save_model, save_watch_model
 from tests.helpers_run import Done, finish, lines_of, start
 
 WITHIN_S = 2.0
@@ -85,6 +92,45 @@ def test_an_open_pipe_drains(model, tmp_path, number):
     done = finish(process)
     report = check_drained(Done(code, done.out, done.err), took_s, journal)
     assert (report["windows"], report["samples"]["waiting"]) == (2, 50)
+
+
+@pytest.fixture
+def load() -> Iterator[None]:
+    """Both of a small machine's cores have something else to do."""
+    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    yield
+    for process in burning:
+        process.kill()
+        process.wait()
+
+
+def test_a_chunk_of_more_windows_than_there_is_time_for_is_left_undecided(folder, tmp_path, load):
+    """Rows that came in one read, a hop of 1, a large network, a busy machine: draining all takes many seconds."""
+    slow, journal = save_watch_model(folder, widths=WIDE, name="wide.onnx"), tmp_path / "j.jsonl"
+    process = start("sattn-run", slow, "-", "--hop", "1", "--journal", journal, "--json", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"ax,ay,az,wx,wy,wz\n" + b"0,0,1,0,0,0\n" * 60_000)
+    process.stdin.flush()
+    wait_for_lines(journal, 2)
+    done, took_s = stop(process, signal.SIGTERM)
+    report = check_drained(done, took_s, journal)
+    assert report["undecided_samples"] > 100  # the control: it was not done
+    assert "drained for 0.75 s; samples that had arrived were left undecided" in done.err
+
+
+def test_an_engine_that_takes_half_a_second_a_window(tmp_path, monkeypatch):
+    add_backend(monkeypatch, lambda contract: FakeEngine(contract, delay_s=0.5))
+    data = tmp_path / "r.npz"
+    np.savez(data, signal=np.ones((1000, 2), np.float32), channels=["c0", "c1"])
+    options = RunOptions(str(save_model(tmp_path, hop=1)), f"replay:{data}", backend=BACKEND)
+    asked, told = Stop(), []
+    threading.Timer(7.0, asked.ask).start()  # eight windows warm it up
+    result = run(options, tell=told.append, stop=asked)
+    assert (time.monotonic_ns() - asked.asked_ns) / 1e9 < WITHIN_S
+    assert result.stopped
+    assert 1 <= result.windows < 20  # a chunk has 32
+    assert result.undecided > 0
+    assert result.samples["in"] == sum(v for k, v in result.samples.items() if k != "in")
 
 
 def test_the_text_says_that_it_was_stopped(model, tmp_path):

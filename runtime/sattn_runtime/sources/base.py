@@ -11,7 +11,7 @@ dealt with, and `acknowledge` (`Acknowledging`), called for what is done with fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
 
@@ -66,19 +66,23 @@ class SourceOptions:
     speed: pace of a replay, 1.0 is real time, None as fast as it can be read.
     window, hop: in samples, so that a replay can hand over exactly what completes the next window.
     reconnect_s: how long a peer that went away may stay away before the source is lost.
-    after_sequence: number of the last sample that an earlier run was done with; a source that numbers its samples
-        drops those up to it.
+    after_sequence: by stream the number of the last sample that an earlier run was done with; a source that is given
+        samples again, by their numbers, drops those up to it.
     """
 
     speed: float | None
     window: int
     hop: int
     reconnect_s: float = 30.0
-    after_sequence: int | None = None
+    after_sequence: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
-    """Something that gives samples."""
+    """Something that gives samples.
+
+    A source that gives the same again when it is opened again, as a file does, has `rereadable` True; others need
+    not have it.
+    """
 
     @property
     def paced(self) -> bool:

@@ -70,7 +70,7 @@ class MqttSource(LiveSource):
         self._subject = f"mqtt://{address.host}:{address.port}/{address.topic}"
         self._decoder = PayloadDecoder(contract, self._subject)
         self._rate = RateCheck(contract, self._subject, "t")
-        self._numbering = Numbering(2 * _IN_FLIGHT, options.after_sequence)
+        self._numbering = Numbering(2 * _IN_FLIGHT, options.after_sequence.get(address.topic))
         self._started = self._failed = False
         self._next_seq: int | None = None
         self._tried = 0

@@ -27,6 +27,8 @@ _CHUNK_HOPS = 32
 class ReplaySource:
     """Recordings as streams, one behind the other."""
 
+    rereadable = True
+
     def __init__(self, recordings: Iterator[Recording], rate_hz: float, options: SourceOptions) -> None:
         self._items = self._all(recordings)
         self._options = options

@@ -18,7 +18,7 @@ from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError,
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 from tests.helpers_data import make_contract
-from tests.sattn_runtime.sources.helpers_mqtt import Broker, Publisher
+from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher
 from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 pytest.importorskip("paho.mqtt.client")
@@ -125,7 +125,7 @@ def test_what_an_earlier_run_was_done_with_is_dropped_within_a_message_too(opene
         publisher.send(message(seq, 4))
     take(source, 12)
     let_go(source)
-    again = opened("?client=test", SourceOptions(None, 8, 4, after_sequence=5))
+    again = opened("?client=test", SourceOptions(None, 8, 4, after_sequence={TOPIC: 5}))
     items = take(again, 6)
     assert (numbers(items), firsts(items)) == ([6, 7, 8, 9, 10, 11], [6, 7, 8, 9, 10, 11])
     assert again.counters == {"duplicates": 1}

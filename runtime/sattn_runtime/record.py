@@ -1,0 +1,148 @@
+"""What the loop records, between it and the journal: which lines are new, and how they are numbered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from sattn_edge.errors import UsageError
+from sattn_runtime.decision import Decision
+from sattn_runtime.events import News
+from sattn_runtime.journal import Journal, JournalOptions
+from sattn_runtime.resume import Position, Shift, read_positions
+from sattn_runtime.stream import Stream
+
+
+class Recorder:
+    """Writes a run's lines into its journal, each exactly once; without a journal it writes nothing.
+
+    Args:
+        path: the journal's; None is none.
+        options: how it is kept.
+        tell: takes what a person must know.
+        resume: go on behind what it holds.
+        attention: write the moments that a decision tells of.
+
+    Raises:
+        UsageError: there is nothing to resume from, or options that can't be.
+        JournalError: what is to be resumed can't be read.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        options: JournalOptions,
+        tell: Callable[[str], None],
+        *,
+        resume: bool = False,
+        attention: bool = False,
+    ) -> None:
+        options.check()
+        if resume and path in (None, "-"):
+            raise UsageError("--resume", f"the journal is {'stdout' if path else 'missing'}", "--journal FILE")
+        self.journal: Journal | None = None
+        self.already = 0  # windows that the journal had
+        self.expected: int | None = None  # the source's number that the stream at hand goes on with
+        self._path, self._options, self._tell, self._resume, self._attention = path, options, tell, resume, attention
+        self._positions = read_positions(path) if resume and path is not None else {}
+        self._name, self._again = "", False
+        self._head: dict[str, Any] | None = None  # of a stream whose start is not written yet
+        self._at = Position()
+        self._shift: Shift | None = None  # what to add to windows and samples of a live stream
+
+    @property
+    def after_sequence(self) -> dict[str, int]:
+        """By stream the source's number of the last sample that no window to come needs."""
+        known = {name: at.next_sequence for name, at in self._positions.items()}
+        return {name: sequence - 1 for name, sequence in known.items() if sequence is not None}
+
+    @property
+    def writes(self) -> bool:
+        """Whether what is recorded gets into the journal now; true without one."""
+        return self.journal is None or not self.journal.suspended
+
+    def begin(self, name: str, head: dict[str, Any], *, again: bool) -> None:
+        """A stream begins. `again`: its source can be read again, and was from the beginning."""
+        self.expected = None
+        if self._path is None:
+            return
+        self._name, self._again, self._head = name, again, head
+        self._at, self._shift = Position(), None
+        known = self._positions.get(name)
+        if known is None or (known.window < 0 and not again):
+            self._start()
+        elif again:
+            known.check(name, head)
+            self._at, self._head = known, {**head, "resumed_behind_window": known.window}
+            self._open()
+            return  # its start stands before its first new line
+        else:
+            self._go_on(known, head)
+        self.flush()
+
+    def _go_on(self, known: Position, head: dict[str, Any]) -> None:
+        """A live stream goes on from what the journal knows of it: at the source's own numbers, or behind a hole."""
+        self._head = {**head, "resumed_behind_window": known.window}
+        self._shift = known.shift(head["rate_hz"])
+        self._start()
+        self.expected = known.next_sequence
+        if self.expected is None:
+            self._open().break_off(self._name, self._shift.samples)
+
+    def _open(self) -> Journal:
+        """The journal, opened when it is first needed: a source that can't be used leaves none behind."""
+        if self.journal is None:
+            if self._path is None:
+                raise RuntimeError("there is no journal to open")
+            self.journal = Journal(self._path, self._options, self._tell, attention=self._attention)
+        return self.journal
+
+    def _start(self) -> Journal:
+        journal = self._open()
+        if self._head is not None:
+            journal.start(self._name, self._head)
+            self._head = None
+        return journal
+
+    def window(self, decision: Decision, truth: str | None, *, scored: bool) -> bool:
+        """Records a decision, renumbered where its stream goes on from another. False: it was there already."""
+        if self._path is None:
+            return True
+        if decision.window <= self._at.window:
+            self.already += 1
+            return False
+        if self._shift is not None:
+            self._shift.decision(decision)
+        journal = self.journal if self._head is None and self.journal is not None else self._start()
+        journal.window(self._name, decision, truth, scored=scored)
+        return True
+
+    def news(self, news: News) -> None:
+        """Records a hole in the stream, or something else that happened."""
+        if self._path is None or self._at.has(news):
+            return
+        self._start().news(self._name, news if self._shift is None else self._shift.news(news))
+
+    def end(self, stream: Stream) -> None:
+        """A stream is over. One of the same name that a live source begins after it is numbered on from here."""
+        if not self._resume or self._path is None or self._again:
+            return
+        done = Shift() if self._shift is None else self._shift
+        done = dataclasses.replace(done, windows=done.windows + stream.windows, samples=done.samples + stream.received)
+        self._positions[self._name] = Position(done.windows - 1, done.samples - 1)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        if self.journal is not None:
+            self.journal.flush()
+
+    def close(self) -> None:
+        """Writes, syncs and closes."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def check(self) -> None:
+        """Raises JournalError where lines are not written."""
+        if self.journal is not None:
+            self.journal.check()

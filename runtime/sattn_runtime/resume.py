@@ -1,0 +1,175 @@
+"""Going on behind what a journal already holds: `--resume`.
+
+A source that can be read again (a replay) is read from its beginning, so that smoothing and gaps are what they were,
+and lines that are in the journal are not written again. A live source can't. Where it numbers its samples, windows go
+on at the very sample that the next one would have begun with: what its peer kept is taken from there, and what it did
+not keep is a gap of known length. Where it does not, windows are numbered on from the journal's last one, and a line of
+type `gap` with `seconds` null says that nobody knows what was missed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from sattn_edge.errors import JournalError, UsageError
+from sattn_runtime.decision import Decision
+from sattn_runtime.events import STATES, Event, Gap, News
+
+# What has to be the same for windows to be those that the journal speaks of.
+SAME = ("source", "graph_digest", "precision", "window_samples", "hop_samples", "rate_hz", "labels", "smooth")
+
+
+_About = tuple[str, str | None, str | None]  # kind, channel and label of an event
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What to add to the numbers of a stream that goes on from another."""
+
+    windows: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+
+    def decision(self, decision: Decision) -> None:
+        """Renumbers a decision."""
+        decision.window += self.windows
+        decision.first_sample += self.samples
+        decision.last_sample += self.samples
+        if decision.attention is not None:
+            peak_sample = decision.attention.peak_sample + self.samples
+            decision.attention = dataclasses.replace(decision.attention, peak_sample=peak_sample)
+
+    def news(self, news: News) -> News:
+        """The same at its number in the journal."""
+        found = dataclasses.replace(news, sample=news.sample + self.samples)
+        if isinstance(found, Event) and found.kind in STATES and found.seconds is not None:
+            found.seconds += self.seconds
+        return found
+
+
+@dataclass
+class Position:
+    """How far a journal has got with one stream; -1 is not at all.
+
+    events: the sample of the last event of each kind, channel and label. head: what the stream's last `start` said.
+    next_sequence: the source's own number of the sample that the next window begins with, None where it has none;
+    next_sample is its number in the journal.
+    """
+
+    window: int = -1
+    last_sample: int = -1
+    gap_sample: int = -1
+    events: dict[_About, int] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
+    next_sequence: int | None = None
+    next_sample: int = 0
+
+    def has(self, news: News) -> bool:
+        """Whether the journal has a line of it, of a source that was read again."""
+        if isinstance(news, Gap):
+            return news.sample <= self.gap_sample
+        return news.sample <= self.events.get((news.kind, news.channel, news.label), -1)
+
+    def shift(self, rate_hz: float) -> Shift:
+        """What a live stream's own numbers need to go on from here."""
+        samples = self.last_sample + 1 if self.next_sequence is None else self.next_sample
+        return Shift(self.window + 1, samples, samples / rate_hz)
+
+    def check(self, stream: str, head: dict[str, Any]) -> None:
+        """Raises UsageError where another run than this one wrote the stream."""
+        for key in SAME:
+            there, here = self.head.get(key), head.get(key)
+            here = list(here) if isinstance(here, tuple) else here  # as JSON gives it back
+            if there is not None and there != here:
+                raise UsageError(
+                    f"--resume, stream '{stream}'",
+                    f"the journal has {key} = {there}",
+                    f"this run has {here}",
+                    "give the options of the run before, or a new journal",
+                )
+
+
+class _Line(msgspec.Struct):
+    type: str
+    stream: str = ""
+    window: int = -1
+    first_sample: int = -1
+    last_sample: int = -1
+    sample: Any = -1
+    sequence: int | None = None
+    filled: int = 0
+    kind: str = ""
+    channel: str | None = None
+    label: str | None = None
+
+
+def read_positions(path: str) -> dict[str, Position]:
+    """The position of each stream in a journal and its rotated files; nothing where there is no journal.
+
+    Raises:
+        JournalError: a file can't be read, or has a line that is none of a journal's.
+    """
+    decode = msgspec.json.Decoder(_Line).decode
+    positions: dict[str, Position] = {}
+    for name in journal_files(path):
+        number = 1
+        try:
+            for text in _whole_lines(name):
+                _take(positions, decode(text), text)
+                number += 1
+        except OSError as error:
+            raise JournalError(f"journal '{name}'", f"can't be read ({error.strerror})") from error
+        except msgspec.DecodeError as error:
+            raise JournalError(
+                f"journal '{name}', line {number}", f"is no line of a journal ({error})", todo="start a new journal"
+            ) from error
+    return positions
+
+
+def journal_files(path: str) -> list[str]:
+    """A journal's files that are there, oldest first. A kill while rotating leaves at most one number free."""
+    found = [path] if os.path.exists(path) else []  # noqa: PTH110
+    free = 0
+    for number in itertools.count(1):
+        if os.path.exists(f"{path}.{number}"):  # noqa: PTH110
+            found.append(f"{path}.{number}")
+        else:
+            free += 1
+            if free == 2:
+                break
+    return found[::-1]
+
+
+def _whole_lines(name: str) -> Iterator[bytes]:
+    """All but a torn last line."""
+    with open(name, "rb") as file:  # noqa: PTH123 - a name like the user's
+        yield from (text for text in file if text.endswith(b"\n"))
+
+
+def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
+    position = positions.setdefault(line.stream, Position())
+    if line.type == "window":
+        if line.window > position.window:
+            position.window, position.last_sample = line.window, line.last_sample
+        hop = position.head.get("hop_samples")
+        if line.sequence is None or not isinstance(hop, int):
+            position.next_sequence = None
+        else:
+            position.next_sequence, position.next_sample = line.sequence + hop, line.first_sample + hop
+    elif line.type == "start" or line.kind == "rotated":
+        position.head = msgspec.json.decode(text)
+    elif isinstance(line.sample, int):
+        if line.type == "gap":
+            position.gap_sample = max(position.gap_sample, line.sample)
+            if line.sequence is not None and not line.filled:
+                position.next_sequence, position.next_sample = line.sequence, line.sample
+        elif line.type == "event":
+            about = line.kind, line.channel, line.label
+            position.events[about] = max(position.events.get(about, -1), line.sample)

@@ -1,0 +1,147 @@
+"""What a run is asked for, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sattn_edge.contract import Contract
+from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
+from sattn_edge.errors import BudgetError
+from sattn_runtime.journal_file import JournalOptions
+from sattn_runtime.latency import Latency
+from sattn_runtime.overload import OLDEST
+from sattn_runtime.realtime import Granted, RealtimeOptions
+from sattn_runtime.record import Recorder
+from sattn_runtime.score import Score
+from sattn_runtime.stream import Stream
+from sattn_runtime.stream_options import StreamOptions
+
+# Those that are told also where there were none.
+_SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
+
+    keep: how the journal is kept. resume: go on behind what it holds.
+    journal_attention: with every window the moments that the network looked at; watch_attention: find them out where
+        the model file gives them, for those who look on.
+    queue: at most so many samples wait for the loop, beyond them the `overload` (oldest, newest) are dropped; None lets
+        the source wait, or drop in its own way.
+    """
+
+    model: str
+    source: str
+    hop: int | None = None
+    speed: float | None = None
+    smooth: int = 1
+    journal: str | None = None
+    keep: JournalOptions = JournalOptions()  # noqa: RUF009 - frozen
+    resume: bool = False
+    backend: str = DEFAULT_BACKEND
+    engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
+    fallback: str | None = None
+    journal_attention: bool = False
+    watch_attention: bool = False
+    deadline_ms: float | None = None
+    max_p99_ms: float | None = None
+    stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
+    queue: int | None = None
+    overload: str = OLDEST
+    reconnect_s: float = 30.0
+    realtime: RealtimeOptions = RealtimeOptions()  # noqa: RUF009 - frozen
+
+    def stream_options(self) -> StreamOptions:
+        """Those of a stream, `smooth` among them."""
+        return replace(self.stream, decision=replace(self.stream.decision, smooth=self.smooth))
+
+
+@dataclass
+class RunResult:
+    """What happened. `sattn_runtime.report` prints it."""
+
+    options: RunOptions
+    engine: Engine
+    hop: int
+    paced: bool
+    load_ms: float
+    first_infer_ms: float
+    latency: Latency
+    score: Score
+    recorder: Recorder
+    granted: Granted
+    fell_back: str | None = None
+    streams: int = 0
+    windows: int = 0
+    unjudged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    gaps: int = 0
+    missing: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SAMPLE_KINDS, 0))
+    delay_samples: float = 0.0
+    disorder_samples: int = 0
+    stopped: bool = False
+    undecided: int = 0  # samples of the last chunk that a stop left no time for
+    elapsed_s: float = 0.0
+    peak_rss_mb: float = 0.0
+    live: Stream | None = None  # the stream at hand, whose counts are not added yet
+
+    @property
+    def contract(self) -> Contract:
+        """The model file's contract."""
+        return self.engine.contract
+
+    def take_live(self) -> None:
+        """Adds the counts of the stream at hand, which is over."""
+        stream = self.live
+        if stream is None:
+            return
+        totals = self.totals()
+        self.live = None
+        self.windows, self.unjudged, self.gaps = (totals.pop(name) for name in ("windows", "unjudged", "gaps"))
+        self.samples = totals
+        self.reasons.update(stream.reasons)
+        self.events.update(stream.log.counts)
+        self.missing += stream.log.missing
+
+    def totals(self) -> dict[str, int]:
+        """Samples by what became of them, `windows`, `unjudged` and `gaps`, the stream at hand included."""
+        found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged, "gaps": self.gaps}
+        stream = self.live
+        if stream is not None:
+            counts = {
+                **stream.samples,
+                "windows": stream.windows,
+                "unjudged": stream.unjudged,
+                "gaps": stream.log.counts["gap"],
+            }
+            for kind, count in counts.items():
+                if count or kind in found:
+                    found[kind] = found.get(kind, 0) + count
+        return found
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process had resident. getrusage would count what its parent had when it was forked."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def check_budget(result: RunResult) -> None:
+    """Raises BudgetError where the 99th percentile is over what the user allowed."""
+    most = result.options.max_p99_ms
+    if most is None:
+        return
+    p99_ms = result.latency.total.quantile_ns(0.99) / 1e6
+    if p99_ms > most:
+        raise BudgetError("latency", f"p99 is {p99_ms:.3f} ms", f"--max-p99-ms {most:g}")
