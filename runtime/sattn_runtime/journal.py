@@ -262,6 +262,11 @@ class Journal:
                 "than the last seconds"
             )
 
+    def abandon(self) -> None:
+        """Forgets what is held: whoever interrupts may do so within a line, and lines may have gone out already."""
+        self._held.clear()
+        self._buffer.clear()
+
     def close(self) -> None:
         """Writes what is held, then syncs and closes a file; stdout stays open."""
         self._retry_ns = 0

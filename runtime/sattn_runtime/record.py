@@ -137,6 +137,11 @@ class Recorder:
         if self.journal is not None:
             self.journal.flush()
 
+    def abandon(self) -> None:
+        """Writes nothing more: the run was interrupted anywhere."""
+        if self.journal is not None:
+            self.journal.abandon()
+
     def close(self) -> None:
         """Writes, syncs and closes."""
         if self.journal is not None:

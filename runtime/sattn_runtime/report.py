@@ -41,7 +41,6 @@ def as_data(result: RunResult) -> dict[str, Any]:
         "score": result.score.summary(),
         "elapsed_s": round(result.elapsed_s, 3),
         "stopped": result.stopped,
-        "undecided_samples": result.undecided,
         "peak_rss_mb": round(result.peak_rss_mb, 1),
         "realtime": asdict(result.granted),
         "journal": result.options.journal,
@@ -177,6 +176,7 @@ def _sample_parts(samples: dict[str, int]) -> list[str]:
         "overload": "dropped by a full queue",
         "waiting": "waiting",
         "held": "held back",
+        "undecided": "left undecided at the stop",
     }
     made_up = [f"{samples['filled']:,} made up"] if samples.get("filled") else []
     if samples.get("resampled"):

@@ -80,6 +80,9 @@ def run(
             for observer in observers:
                 observer.begin(result)
             loop.run()
+        except KeyboardInterrupt:
+            recorder.abandon()
+            raise
         finally:
             loop.close()
             source.close()
@@ -338,7 +341,6 @@ class _Loop:
         self._recorder.end(stream)
         self._recorder.flush()
         result.latency.fold()
-        result.undecided += stream.untaken
         result.take_live()
         self._stream = None
 

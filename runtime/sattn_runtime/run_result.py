@@ -88,7 +88,6 @@ class RunResult:
     delay_samples: float = 0.0
     disorder_samples: int = 0
     stopped: bool = False
-    undecided: int = 0  # samples of the last chunk that a stop left no time for
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
     live: Stream | None = None  # the stream at hand, whose counts are not added yet
@@ -106,6 +105,8 @@ class RunResult:
         totals = self.totals()
         self.live = None
         self.windows, self.unjudged, self.gaps = (totals.pop(name) for name in ("windows", "unjudged", "gaps"))
+        if stream.untaken:
+            totals["undecided"] = totals.get("undecided", 0) + stream.untaken
         self.samples = totals
         self.reasons.update(stream.reasons)
         self.events.update(stream.log.counts)

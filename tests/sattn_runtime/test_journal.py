@@ -35,7 +35,7 @@ def written(path: Path) -> Journal:
     journal = Journal(str(path))
     journal.start("s", {"model": "m", "hop_samples": 8})
     journal.window("s", JUDGED, "l1", scored=True)
-    journal.gap("s", Gap(40, 1.5, 6))
+    journal.news("s", Gap(40, 1.5, 6))
     journal.window("s", UNJUDGED, None, scored=False)
     journal.close()
     return journal

@@ -63,7 +63,7 @@ def test_a_journal_is_rotated_by_size_and_loses_nothing(path):
     assert min(Path(name).stat().st_size for name in names[:-1]) > 1500
     for name in names[1:]:
         first = lines_of(name)[0]
-        assert (first["type"], first["event"], first["stream"], first["model"]) == ("event", "rotated", "s", "m")
+        assert (first["type"], first["kind"], first["stream"], first["model"]) == ("event", "rotated", "s", "m")
         assert first["at"].endswith("+00:00")
     assert sorted(p.name for p in path.parent.iterdir()) == sorted(Path(name).name for name in names)
 

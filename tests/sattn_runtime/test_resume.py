@@ -176,7 +176,7 @@ def test_a_live_stream_is_numbered_on_and_its_hole_is_written(model, tmp_path):
     windows, gaps = lines_of(journal, "window"), lines_of(journal, "gap")
     assert [row["window"] for row in windows] == list(range(9 + 7 + 0 + 12))
     assert [windows[i]["last_sample"] for i in (8, 15)] == [47, 48 + 39]
-    assert [(row["sample"], row["seconds"], row["reason"]) for row in gaps] == [
+    assert [(row["sample"], row["seconds"], row["cause"]) for row in gaps] == [
         (48, None, "resumed"),
         *[(88, None, "resumed")] * 2,  # the third run made no window
     ]
@@ -248,10 +248,10 @@ def test_positions_are_read_over_rotated_files(tmp_path):
     (tmp_path / "j.6").write_text("not ours: two numbers below it are free")
     path.write_text(
         line % (2, 17)
-        + '{"type":"event","stream":"s","event":"k","sample":7}\n{"type":"window","stream":"s","window":3'
+        + '{"type":"event","stream":"s","kind":"k","sample":7}\n{"type":"window","stream":"s","window":3'
     )
     assert [Path(name).name for name in journal_files(str(path))] == ["j.3", "j.1", "j"]
     (found,) = read_positions(str(path)).values()
-    assert (found.window, found.last_sample, found.gap_sample, found.events) == (2, 17, 40, {"k": 7})
+    assert (found.window, found.last_sample, found.gap_sample, found.events) == (2, 17, 40, {("k", None, None): 7})
     assert found.head["hop_samples"] == 4
     assert read_positions(str(tmp_path / "none")) == {}

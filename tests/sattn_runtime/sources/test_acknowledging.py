@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sattn_edge.errors import RecordingError, UsageError
-from sattn_runtime import report, sources
+from sattn_runtime import acknowledge, report, sources
 from sattn_runtime import run as run_module
 from sattn_runtime.run import RunOptions, RunResult, run
 from sattn_runtime.sources import open_source
@@ -78,7 +78,7 @@ def test_a_stream_that_ended_needs_nothing_any_more(tmp_path, monkeypatch):
 
 
 def test_a_long_window_does_not_hold_everything(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "_MOST_HELD", 4)
+    monkeypatch.setattr(acknowledge, "_MOST_HELD", 4)
     _, source = run_list(tmp_path, [StreamStart("a"), *(chunk(i) for i in range(16))], monkeypatch)
     assert [number for number, _ in source.done] == list(range(12))
 
