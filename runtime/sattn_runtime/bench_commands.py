@@ -89,15 +89,16 @@ def _check_report(folder: Path | None) -> None:
 def _give(result: Bench, folder: Path | None, json_output: bool) -> None:
     from sattn_runtime.bench.report import as_text
 
+    # First: should the report fail to be written, what was measured is not lost.
+    if json_output:
+        print_json(result)
+    else:
+        print_lines(as_text(result))
     if folder is not None:
         from sattn_runtime.bench.report_html import write_report
 
         for path in write_report(result, folder):
             tell(f"wrote {path}")
-    if json_output:
-        print_json(result)
-    else:
-        print_lines(as_text(result))
 
 
 def bench_main(args: list[str] | None = None, prog: str = "sattn-bench") -> None:

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sattn_edge.errors import QualityError
-from sattn_runtime.bench.results import Bench, Compared, Comparison, Context, Measurement
+from sattn_runtime.bench.results import Bench, Compared, Comparison, Context, EngineRow, Measurement
 
 _MOST = 6  # differences that are named
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A configuration in one mode, known before it is measured."""
+
+    configuration: str
+    mode: str
+    batch: int
+    hop_samples: int
+    engine: EngineRow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures, on windows of which shape, at which pace."""
+
+    window_samples: int
+    channels: int
+    rate_hz: float
+    speed: float
+    rows: tuple[Planned, ...]
 
 
 def alike(context: Context) -> dict[str, object]:
@@ -36,26 +59,35 @@ def check_context(context: Context, other: Bench, name: str) -> None:
     refuse(_differences(alike(context), alike(other.before)), name)
 
 
+def check_plan(plan: Plan, other: Bench, name: str) -> None:
+    """Whether what is about to be measured could be compared: said before it takes its time.
+
+    Raises:
+        QualityError: engines, windows or pace differ, or no configuration is in both.
+    """
+    refuse(_unlike(plan, _plan_of(other)), name)
+
+
 def compare(bench: Bench, other: Bench, name: str) -> Comparison:
     """The configurations that both have.
 
     Raises:
         QualityError: devices, engines, windows or pace differ, or no configuration is in both.
     """
-    mine, theirs = _by_key(bench.measurements), _by_key(other.measurements)
+    found = _differences(alike(bench.before), alike(other.before)) + _unlike(_plan_of(bench), _plan_of(other))
+    refuse(found, name)
+    mine, theirs = ({(row.configuration, row.mode): row for row in run.measurements} for run in (bench, other))
     common = [key for key in mine if key in theirs]
-    found = _differences(_of_run(bench), _of_run(other))
-    if not common:
-        found += _differences(_asked(bench.measurements), _asked(other.measurements))
-        found = found or ["no configuration is in both"]
-    for key in common:
-        found += _differences(_of_engine(mine[key]), _of_engine(theirs[key]))
-    refuse(list(dict.fromkeys(found)), name)
     notes = [
         f"{who} was not stable" for who, run in (("this run", bench), (name, other)) if run.stability.stable is False
     ]
     if bench.graph_digest != other.graph_digest:
         notes.append(f"another network: {bench.model} here, {other.model} there")
+    notes += [
+        f"{key[0]} ran in form {mine[key].engine.attention} here, {theirs[key].engine.attention} there"
+        for key in common
+        if mine[key].engine.attention != theirs[key].engine.attention and key[1] == mine[common[0]].mode
+    ]
     return Comparison(name, tuple(_row(mine[key], theirs[key]) for key in common), tuple(notes))
 
 
@@ -78,16 +110,33 @@ def _said(value: object) -> str:
     return "not told" if value is None else f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def _of_run(bench: Bench) -> dict[str, object]:
-    shape = f"{bench.window_samples} x {bench.channels}"
-    return {**alike(bench.before), "window": shape, "rate_hz": bench.rate_hz, "speed": bench.speed}
+def _plan_of(bench: Bench) -> Plan:
+    rows = tuple(Planned(r.configuration, r.mode, r.batch, r.hop_samples, r.engine) for r in bench.measurements)
+    return Plan(bench.window_samples, bench.channels, bench.rate_hz, bench.speed, rows)
 
 
-def _of_engine(row: Measurement) -> dict[str, object]:
+def _unlike(here: Plan, there: Plan) -> list[str]:
+    mine, theirs = ({(row.configuration, row.mode): row for row in plan.rows} for plan in (here, there))
+    common = [key for key in mine if key in theirs]
+    found = _differences(_of_run(here), _of_run(there))
+    if not common:
+        found += _differences(_asked(here.rows), _asked(there.rows))
+        found = found or ["no configuration is in both"]
+    for key in common:
+        found += _differences(_of_engine(mine[key]), _of_engine(theirs[key]))
+    return list(dict.fromkeys(found))
+
+
+def _of_run(plan: Plan) -> dict[str, object]:
+    shape = f"{plan.window_samples} x {plan.channels}"
+    return {"window": shape, "rate_hz": plan.rate_hz, "speed": plan.speed}
+
+
+def _of_engine(row: Planned) -> dict[str, object]:
     return {f"{row.engine.backend} version": row.engine.version, "device": row.engine.device}
 
 
-def _asked(rows: Sequence[Measurement]) -> dict[str, object]:
+def _asked(rows: Sequence[Planned]) -> dict[str, object]:
     """What configurations are made of, as sets in words."""
     return {
         "backend": _set(row.engine.backend for row in rows),
@@ -101,10 +150,6 @@ def _asked(rows: Sequence[Measurement]) -> dict[str, object]:
 
 def _set(values: object) -> str:
     return ",".join(sorted({str(value) for value in values}))  # type: ignore[attr-defined]
-
-
-def _by_key(rows: Sequence[Measurement]) -> dict[tuple[str, str], Measurement]:
-    return {(row.configuration, row.mode): row for row in rows}
 
 
 def _row(here: Measurement, there: Measurement) -> Compared:

@@ -24,6 +24,7 @@ from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
 
 _NS = 1_000_000_000
+_NAP_S = 0.25  # the longest sleep before a stop is looked for: a hop may take minutes
 Spent = tuple[int, ...]
 
 
@@ -142,19 +143,23 @@ class Lane:
         until = began + round(seconds * _NS)
         while not stop.asked and (done < hops if hops is not None else not done or monotonic_ns() < until):
             done += 1
-            arrival = self._wait(began, done)
+            arrival = self._wait(began, done, stop)
+            if arrival is not None and monotonic_ns() < arrival:
+                break  # stopped: its samples never came
             for spent in self._streams.process(Chunk(self._feed.take(hop), arrival, period, None, True)):
                 self.latency.add(spent, 0, monotonic_ns())
                 totals.append(sum(spent))
         self.latency.fold()
         self.turns.append(Turn(began, monotonic_ns(), len(totals), float(np.median(totals or [0])) / 1000))
 
-    def _wait(self, began: int, hop: int) -> int | None:
-        """Sleeps until a hop's last sample is due, on a schedule that no stall moves; None without a schedule."""
+    def _wait(self, began: int, hop: int, stop: Stop) -> int | None:
+        """Sleeps until a hop's last sample is due, on a schedule that no stall moves; None without a schedule.
+
+        A stop ends it early.
+        """
         if self.mode != "paced":
             return None
         arrival = began + round(hop * self.hop_ns)
-        ahead = arrival - monotonic_ns()
-        if ahead > 0:
-            sleep(ahead / _NS)
+        while (ahead := arrival - monotonic_ns()) > 0 and not stop.asked:
+            sleep(min(ahead / _NS, _NAP_S))
         return arrival

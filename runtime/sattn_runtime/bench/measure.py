@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from sattn_edge.engine import BACKENDS, Engine, EngineOptions, check_backend, open_engine
 from sattn_edge.model_file import ModelFile, load_model_file
-from sattn_runtime.bench.compare import check_context, compare
+from sattn_runtime.bench.compare import Plan, Planned, check_context, check_plan, compare
 from sattn_runtime.bench.context import gauges, read_context
 from sattn_runtime.bench.feed import load_samples
 from sattn_runtime.bench.gauges import Gauge, Sampler
 from sattn_runtime.bench.lane import Lane
 from sattn_runtime.bench.options import ROUNDS, BenchOptions, Configuration, check, configurations
-from sattn_runtime.bench.results import Bench, Cold
+from sattn_runtime.bench.results import Bench, Cold, engine_row
 from sattn_runtime.bench.summary import Run, Setting, summarise
 from sattn_runtime.bench.tegrastats_meter import Meter, meter
 from sattn_runtime.doctor.tree import Tree
@@ -87,6 +87,8 @@ def bench(
         for one in opened.values():
             for note in one.engine.info.notes:
                 tell(f"note: {note}")
+        if like is not None:
+            check_plan(_plan(options, model, lanes), like[1], like[0])
         setting = Setting(options, model, source, tree)
         cold = {id(one.engine): one.cold for one in opened.values()}
         result = summarise(_run(setting, lanes, cold, stop, progress))
@@ -137,6 +139,13 @@ def _engine(
         cold = Cold(round((loaded - began) / 1e6, 3), round((monotonic_ns() - loaded) / 1e6, 3))
         opened[key] = Opened(engine, cold)
     return opened[key].engine
+
+
+def _plan(options: BenchOptions, model: ModelFile, lanes: list[Lane]) -> Plan:
+    rows = [(lane.configuration, lane.mode, engine_row(lane.engine.info)) for lane in lanes]
+    planned = tuple(Planned(c.name, mode, c.batch, c.hop, engine) for c, mode, engine in rows)
+    contract = model.contract
+    return Plan(contract.window, contract.modal, contract.rate_hz, options.speed, planned)
 
 
 def _run(setting: Setting, lanes: list[Lane], cold: dict[int, Cold], stop: Stop, progress: Progress | None) -> Run:

@@ -16,6 +16,7 @@ MODES: tuple[Mode, ...] = ("paced", "back-to-back")
 SECONDS = 10.0
 ROUNDS = 10
 _MOST_CONFIGURATIONS = 64
+_MOST_BATCH = 1024  # each sensor has a ring of its own
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def check(options: BenchOptions) -> None:
     for name, values in numbers:
         if any(value < 1 for value in values):
             raise UsageError(name, f"got {min(values)}", "1 or more")
+    if max(options.batches) > _MOST_BATCH:
+        raise UsageError("--batch", f"got {max(options.batches)}", f"1 to {_MOST_BATCH}")
     for name, seconds in (("--seconds", options.seconds), ("--speed", options.speed)):
         if not 0 < seconds < float("inf"):
             raise UsageError(name, f"got {seconds:g}", "a number above 0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,6 +34,8 @@ _STYLES: tuple[str, ...] = ("-", "--", ":")
 _MOST = len(_COLOURS) * len(_STYLES)
 _STAGE_COLOURS = dict(zip(STAGE_WORDS, (MUTED, FOURTH, THIRD, FIRST, FIFTH, SECOND), strict=True))
 _LEGEND_ROW = 0.19  # inches
+_ROW, _NAME_LINE = 0.3, 0.13  # inches of a row, and of each further line of its name
+_NAME_WIDTH = 24  # characters in a line of it
 _TAIL = {0.0: "0", 0.5: "50", 0.9: "90", 0.99: "99", 0.999: "99.9", 0.9999: "99.99", 0.99999: "99.999"}
 _OVER_TIME = {
     "cpu_mhz": ("CPU clocks", "MHz"),
@@ -68,9 +71,21 @@ def draw(bench: Bench) -> list[Plot]:
 
 def short_names(rows: Sequence[Measurement]) -> list[str]:
     """What tells configurations apart: `batch 4`, of names that are otherwise alike."""
-    parts = [row.configuration.split(", ") for row in rows]
+    # Backend and precision stand together in a name, and are two things to differ in.
+    parts = [row.configuration.replace(" ", ", ", 1).split(", ") for row in rows]
     differ = [i for i in range(len(parts[0])) if len({p[i] for p in parts}) > 1] or [0]
     return [", ".join(p[i] for i in differ) for p in parts]
+
+
+def _name_axis(axes: Axes, names: Sequence[str], above: float) -> None:
+    """Names down the left side, whole: cut short, those that differ in their middle would look alike."""
+    axes.set_yticks(range(len(names)), labels=[fill(name, _NAME_WIDTH) for name in names])
+    axes.set_ylim(len(names) - 0.4, -above)
+
+
+def _row_height(names: Sequence[str]) -> float:
+    """Inches for each row of a plot with names down its side."""
+    return _ROW + _NAME_LINE * (max(fill(name, _NAME_WIDTH).count("\n") for name in names))
 
 
 def _plot(section: str, key: str, title: str, description: str, figure: Figure) -> Plot:
@@ -119,14 +134,13 @@ def _deadlines(axes: Axes, rows: Sequence[Measurement]) -> None:
 
 def _stages(mode: str, rows: Sequence[Measurement], names: Sequence[str]) -> Plot:
     """Means, since only they add up to the whole."""
-    figure, axes = new_figure(1.25 + 0.3 * len(rows))
+    figure, axes = new_figure(1.25 + _row_height(names) * len(rows))
     left = np.zeros(len(rows))
     for stage, word in STAGE_WORDS.items():
         width = np.array([(row.stages_us[stage]["mean"] or 0.0) / 1000 for row in rows])
         axes.barh(range(len(rows)), width, left=left, height=0.62, color=_STAGE_COLOURS[stage], label=word)
         left += width
-    axes.set_yticks(range(len(rows)), labels=[clip_name(name) for name in names])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    _name_axis(axes, names, 0.6)
     axes.set_xlabel("mean time of a window, ms")
     axes.grid(axis="x")
     axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, handlelength=1.1)
@@ -136,7 +150,7 @@ def _stages(mode: str, rows: Sequence[Measurement], names: Sequence[str]) -> Plo
 
 
 def _ratios(mode: str, rows: Sequence[Measurement], names: Sequence[str]) -> Plot:
-    figure, axes = new_figure(0.8 + 0.3 * len(rows))
+    figure, axes = new_figure(0.8 + _row_height(names) * len(rows))
     for i, row in enumerate(rows):
         if row.ratio is None or row.ratio_low is None or row.ratio_high is None:
             continue
@@ -145,8 +159,7 @@ def _ratios(mode: str, rows: Sequence[Measurement], names: Sequence[str]) -> Plo
         axes.plot(row.ratio, i, "o", color=colour, markersize=6)
         axes.annotate(f"{row.ratio:.2f}", (row.ratio, i), xytext=(0, 6), textcoords="offset points", ha="center")
     axes.axvline(1.0, color=FILL, linewidth=1.2)
-    axes.set_yticks(range(len(rows)), labels=[clip_name(name) for name in names])
-    axes.set_ylim(len(rows) - 0.4, -0.8)
+    _name_axis(axes, names, 0.8)
     axes.margins(x=0.1)
     axes.set_xlabel("median over the first one's (below 1: faster)")
     axes.grid(axis="x")

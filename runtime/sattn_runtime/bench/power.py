@@ -7,7 +7,9 @@
 | JetPack 4 | `<i2c device>/iio:deviceN` | `rail_name_0`, `in_power0_input` (mW) |
 
 A rail that feeds the others (VIN, VDD_IN, POM_5V_IN) is the total; where there is none, the sum of the rails is, and
-the carrier board is not in it. Source: kernel.org, hwmon/ina3221; the list of totals: what NVIDIA's boards name them.
+the carrier board is not in it. A rail behind another one is in that one already: on AGX Orin memory (VDDQ_VDD2_1V8AO)
+hangs on the 5 V rail. Source: kernel.org, hwmon/ina3221; names of rails and what feeds what: what NVIDIA says of its
+boards.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from sattn_runtime.doctor.tree import Tree
 
 _MONITORS = ("ina3221", "ina238")
 _TOTALS = ("VIN", "VDD_IN", "POM_5V_IN")  # the first that a board has
+_FED_BY = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 _SUM = re.compile(r"\bsum of\b|^NC$", re.IGNORECASE)  # a channel that is no rail: all shunts added, not connected
 _CHANNELS = range(1, 4)
 
@@ -104,4 +107,5 @@ def power_of(at_ns: NDArray[np.int64], rails: dict[str, NDArray[np.float64]]) ->
     for total in _TOTALS:
         if total in rails:
             return Power(at_ns, rails[total], total)
-    return Power(at_ns, np.sum(list(rails.values()), axis=0), f"sum of {', '.join(rails)}")
+    apart = {name: watts for name, watts in rails.items() if _FED_BY.get(name) not in rails}
+    return Power(at_ns, np.sum(list(apart.values()), axis=0), f"sum of {', '.join(apart)}")

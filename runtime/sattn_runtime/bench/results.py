@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from sattn_edge.engine import EngineInfo
 from sattn_edge.errors import InputError
 
 FORMAT = 1
@@ -74,6 +75,11 @@ class EngineRow(msgspec.Struct, frozen=True):
     attention: str
     device: str
     threads: int
+
+
+def engine_row(info: EngineInfo) -> EngineRow:
+    """Of what an engine says of itself."""
+    return EngineRow(info.backend, info.version, info.precision, info.attention, info.device, info.threads)
 
 
 class Cold(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from sattn_runtime.bench.gauges import Track
 from sattn_runtime.bench.lane import Lane
 from sattn_runtime.bench.options import BenchOptions
 from sattn_runtime.bench.power import Power, power_of, rails_of
-from sattn_runtime.bench.results import FORMAT, KIND, Bench, Cold, Context, Energy, EngineRow, Measurement, Series
+from sattn_runtime.bench.results import FORMAT, KIND, Bench, Cold, Context, Energy, Measurement, Series, engine_row
 from sattn_runtime.bench.stability import judge
 from sattn_runtime.doctor.tree import Tree
 from sattn_runtime.latency import QUANTILES, STAGES, Histogram
@@ -95,7 +95,7 @@ def _first(lane: Lane, lanes: tuple[Lane, ...]) -> Lane:
 
 
 def _measurement(lane: Lane, first: Lane, run: Run, power: Power | None) -> Measurement:
-    latency, info = lane.latency, lane.engine.info
+    latency = lane.latency
     ratio = ratios(lane, first)
     windows = latency.total.count
     spent_s = sum(turn.ended_ns - turn.began_ns for turn in lane.turns) / 1e9
@@ -105,7 +105,7 @@ def _measurement(lane: Lane, first: Lane, run: Run, power: Power | None) -> Meas
         hop_samples=lane.configuration.hop,
         mode=lane.mode,
         basis="due to done" if lane.mode == "paced" else "service time only",
-        engine=EngineRow(info.backend, info.version, info.precision, info.attention, info.device, info.threads),
+        engine=engine_row(lane.engine.info),
         cold=run.cold[id(lane.engine)],
         windows=windows,
         rounds=len(lane.turns),

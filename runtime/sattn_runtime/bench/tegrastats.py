@@ -24,8 +24,8 @@ _CPU = re.compile(r"\bCPU \[([^\]]*)\](?:@(\d+))?")
 _CORE = re.compile(r"(\d+)%(?:@(\d+))?")
 _ENGINE = re.compile(r"\b(EMC_FREQ|GR3D_FREQ) (?:(\d+)%)?(?:@(?:\[([\d,]*)\]|(\d+)))?")
 _TEMPERATURE = re.compile(r"(?<![\w.@])([A-Za-z][\w.-]*)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?(?!\w)")
-_RAIL = re.compile(r"(?<![\w@/])([A-Za-z][A-Za-z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?![\w/])")
-_LONE_RAIL = re.compile(r"(?<![\w@/])([A-Za-z][A-Za-z0-9_]*) (\d+)mW(?![\w/])")
+_RAIL = re.compile(r"(?<![\w@/])([A-Za-z][A-Za-z0-9_]*) (-?\d+)(?:mW)?/(-?\d+)(?:mW)?(?![\w/])")
+_LONE_RAIL = re.compile(r"(?<![\w@/])([A-Za-z][A-Za-z0-9_]*) (-?\d+)mW(?![\w/])")
 _ABSENT_C = -256.0  # what a sensor of a part that is off says
 _NO_RAILS = ("NC", "RAM", "SWAP", "IRAM")
 
@@ -105,6 +105,9 @@ def _clock(engine: re.Match[str] | None) -> int | None:
 
 
 def _rails(line: str) -> dict[str, float]:
-    """Rails in watts; the second number of a pair is a mean since the tool began, which is nobody's run."""
+    """Rails in watts; the second number of a pair is a mean since the tool began, which is nobody's run.
+
+    A monitor's offset can make one negative: a Thor's GPU at rest says -392 mW.
+    """
     pairs = [*_RAIL.finditer(line), *_LONE_RAIL.finditer(line)]
     return {found[1]: int(found[2]) / 1000 for found in pairs if found[1] not in _NO_RAILS}

@@ -114,6 +114,7 @@ def test_a_budget(cli, model, limit, code):
         (("--backend", "onnxruntime,nothing"), 2, "got 'nothing'"),
         (("--precision", "fp16"), 6, "is not available on onnxruntime"),
         (("--batch", "0"), 2, "--batch: got 0; 1 or more"),
+        (("--batch", "4,100000"), 2, "--batch: got 100000; 1 to 1024"),
         (("--batch", "1,x"), 2, "--batch: got '1,x'; whole numbers"),
         (("--hop", "-4"), 2, "--hop: got -4"),
         (("--threads", "1,,2"), 2, "--threads: got '1,,2'"),
@@ -381,6 +382,32 @@ def test_another_release_of_the_runtime_is_not_compared(kept):
         compare(kept, replace(kept, measurements=tuple(rows)), "old.json")
 
 
+def test_what_could_not_be_compared_is_not_measured(kept, model, monkeypatch):
+    monkeypatch.setattr(measure, "_run", lambda *_: pytest.fail("it measures what it could not compare"))
+    rows = [replace(row, engine=replace(row.engine, version="1.0")) for row in kept.measurements]
+    for other, words in (
+        (replace(kept, measurements=tuple(rows)), "onnxruntime version '.*' here, '1.0' there"),
+        (replace(kept, speed=7.0), "speed 500.0 here, 7.0 there"),
+        (replace(kept, measurements=()), "mode '.*' here, '' there"),
+    ):
+        with pytest.raises(QualityError, match=words):
+            bench(
+                BenchOptions(str(model), windows=20, speed=500.0),
+                stop=Stop(),
+                tell=lambda _: None,
+                like=("old.json", other),
+            )
+
+
+def test_another_form_is_noted(kept):
+    rows = [replace(row, engine=replace(row.engine, attention="gemm")) for row in kept.measurements]
+    found = compare(kept, replace(kept, measurements=tuple(rows)), "old.json")
+    name = kept.measurements[0].configuration
+    assert f"{name} ran in form reference here, gemm there" in found.notes
+    assert len(found.notes) == len(set(found.notes))
+    assert not any("form" in note for note in compare(kept, kept, "old.json").notes)
+
+
 def test_other_threads_are_not_compared(kept):
     rows = [
         replace(row, configuration=f"{row.configuration}s", engine=replace(row.engine, threads=2))
@@ -466,6 +493,43 @@ def test_the_page_stands_on_its_own(cli, model, tmp_path):
     assert page.tags.count("figure") == page.tags.count("svg") >= 6
     assert read_bench(tmp_path / "rep" / "bench.json").measurements
     assert (tmp_path / "rep" / "bench.txt").read_text() in done.out + "\n"
+
+
+def test_what_was_measured_is_printed_even_if_the_report_can_not_be_kept(cli, model, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from sattn_runtime.bench import report_html
+
+    def full(*_: object) -> None:
+        raise UsageError("--report", "'there' can't be written (No space left on device)")
+
+    monkeypatch.setattr(report_html, "write_files", full)
+    done = cli("sattn-bench", model, *FAST, "--json", "--report", tmp_path / "there")
+    assert done.code == 2
+    assert "No space left" in done.err
+    assert json.loads(done.out)["measurements"]
+
+
+def test_names_in_a_plot_tell_rows_apart(model):
+    """Cut to the width of an axis they differed in what was cut out."""
+    pytest.importorskip("matplotlib")
+    from sattn_runtime.bench.plots import draw, short_names
+
+    options = BenchOptions(str(model), batches=(1, 4), hops=(4, 8), threads=(1, 2), windows=8, speed=1e6)
+    found = bench(options, stop=Stop(), tell=lambda _: None)
+    for plot in draw(found):
+        if plot.title in ("Where the time goes", "Beside the first"):
+            text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", plot.svg))
+            for words in ("batch 1, hop 4, 1 thread", "batch 4, hop 4, 1 thread", "batch 4, hop 8, 2 threads"):
+                assert words in text, text
+    assert short_names(
+        [replace(row, configuration=name) for row, name in zip(found.measurements, NAMES, strict=False)]
+    ) == [
+        "fp32, batch 1",
+        "int8, batch 4",
+    ]
+
+
+NAMES = ("onnxruntime fp32, batch 1, hop 4, 1 thread", "onnxruntime int8, batch 4, hop 4, 1 thread")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,27 @@ def test_a_stop_ends_a_turn_after_the_hop_at_hand(engine):
     assert lane.turns[0].windows == 0
 
 
+def test_a_stop_does_not_wait_for_a_hop_that_takes_minutes(engine, clock, monkeypatch):
+    from sattn_runtime.bench import lane as module
+
+    stop = Stop()
+    lane = lane_of(engine, "paced", period_ms=60_000.0)
+    slept: list[float] = []
+
+    def nap(seconds: float) -> None:
+        slept.append(seconds)
+        clock.sleep(seconds)
+        if len(slept) == 2000:  # within the third hop of 240 s
+            stop.ask()
+
+    monkeypatch.setattr(module, "sleep", nap)
+    lane.turn(hops=10, seconds=0, stop=stop)
+    assert len(slept) == 2000
+    assert max(slept) <= 1
+    assert lane.turns[0].windows == 2  # the third's samples never came
+    assert lane.latency.total.max_ns == 0
+
+
 def test_quantiles_of_too_few_windows_are_not_told(engine):
     lane = lane_of(engine, "back-to-back")
     run_turn(lane, engine, np.full(99, 0.01))

@@ -22,7 +22,7 @@ from tests.sattn_runtime.bench.helpers_bench import board, sampled, write
             "agx-orin",
             "sum of VDD_GPU_SOC, VDD_CPU_CV, VIN_SYS_5V0",
             20 * 0.12 + 20 * 0.04 + 5 * 0.8,
-            {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"},
+            {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"},
         ),
         ("nano", "POM_5V_IN", 3.129, {"POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU"}),
         ("thor", "VIN", 31.5, {"VIN", "VDD_GPU"}),

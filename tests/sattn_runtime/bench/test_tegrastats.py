@@ -88,6 +88,12 @@ def test_thor_tells_a_clock_without_a_load():
     assert bare.rails_w == {"VDD_GPU": 3.555}
 
 
+def test_a_rail_that_reads_below_nothing():
+    """A monitor has an offset: a Thor's GPU at rest."""
+    found = read("RAM 1/2MB VDD_GPU -392mW/-392mW VDD_CPU_SOC_MSS 3924mW/3835mW VIN -5mW")
+    assert found.rails_w == {"VDD_GPU": -0.392, "VDD_CPU_SOC_MSS": 3.924, "VIN": -0.005}
+
+
 @pytest.mark.parametrize("line", ["", "\n", "nonsense", "GR3D_FREQ 3%@76 VDD_IN 1mW/1mW", "\x00\xff" * 100])
 def test_what_is_no_line_is_refused(line):
     with pytest.raises(InputError, match="tegrastats: a line without RAM"):
