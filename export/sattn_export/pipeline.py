@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from sattn_edge._version import __version__
+from sattn_edge.attention_output import OUTPUT
 from sattn_edge.contract import Contract, load_contract
 from sattn_edge.cost import Cost, cost
 from sattn_edge.engine import Engine, EngineOptions
@@ -175,7 +176,7 @@ def lower_source(source: Source, contract: Contract, subject: str, *, attention_
 
 
 def _check_exposed(lowered: Lowered, subject: str) -> None:
-    """The gates of every block, or an error: a picture with a block missing would be read as the whole."""
+    """The gates of every block that was found, or an error. What only nearly is a block gets a warning."""
     report = next(p for p in lowered.passes if p.name == ExposeGates.name)
     if report.changed and not report.near_misses:
         return
@@ -273,6 +274,9 @@ def _warnings(lowered: Lowered, contract: Contract, data: WindowSet | None) -> t
     rows = []
     if not lowered.attention.changed:
         rows.append("no spatial-attention block was found: the network exports, but nothing in it will be fused")
+    if len(lowered.model.graph.output) > 1:
+        # It may be a gate over time by another rule, or none over time at all: who reads the output has to judge.
+        rows += [f"the output '{OUTPUT}' is without {m.node}: {m.reason}" for m in lowered.attention.near_misses]
     graph = Graph(lowered.model)
     if not any(n.op_type in ("Conv", "MatMul", "Gemm") for n in graph.proto.node):
         rows.append("the graph has no convolution and no matrix product")

@@ -176,6 +176,46 @@ def test_a_network_without_blocks_is_refused(tmp_path: Path, monkeypatch: pytest
     bench.export("plain_nets:make", weights=tmp_path / "plain.pt")  # the control: without, it exports
 
 
+def test_a_gate_that_is_no_block_is_missed_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place in the picture would be read as that of all."""
+    import torch
+
+    (tmp_path / "two_gates.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Gate(nn.Module):\n"
+        "    def __init__(self, dilation):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(1, 1, (3, 1), padding=(dilation, 0), dilation=(dilation, 1))\n"
+        "    def forward(self, x):\n"
+        "        return x * torch.sigmoid(self.conv(x.mean(1, keepdim=True)))\n"
+        "def make(train_shape, category, dilation=2):\n"
+        "    modal = train_shape[-1]\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, (3, 1), padding=(1, 0)), Gate(1), nn.ReLU(), Gate(dilation),\n"
+        "        nn.AdaptiveAvgPool2d((1, modal)), nn.Flatten(), nn.Linear(4 * modal, category))\n"
+        "def same(train_shape, category):\n"
+        "    return make(train_shape, category, 1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import two_gates  # type: ignore[import-not-found]
+
+    case = Case()
+    bench = make_bench(tmp_path, case)
+    torch.save(two_gates.make((1, 1, case.window, case.modal), 4).state_dict(), tmp_path / "two.pt")
+    found = bench.export("two_gates:make", weights=tmp_path / "two.pt", attention_output=True)
+    assert found.model.attention is not None
+    assert len(found.model.attention.blocks) == 1
+    warning = next(w for w in found.warnings if "attention" in w)
+    assert warning.startswith("the output 'attention' is without ")
+    assert warning.endswith("a stride or a dilation other than 1")
+    assert not any("is without" in w for w in bench.export("two_gates:make", weights=tmp_path / "two.pt").warnings)
+    whole = bench.export("two_gates:same", weights=tmp_path / "two.pt", attention_output=True)
+    assert whole.model.attention is not None
+    assert len(whole.model.attention.blocks) == 2
+    assert not any("is without" in w for w in whole.warnings)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_foreign_checkpoints_give_their_gates(name: str, tmp_path: Path) -> None:
     if not (SHARED / f"{name}_net.pt").exists():
