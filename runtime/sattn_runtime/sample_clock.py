@@ -7,7 +7,10 @@ samples pass through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sattn_edge.errors import UsageError
 from sattn_runtime.events import Event
@@ -49,6 +52,11 @@ class SampleClock:
         self._lost = 0
         self._numbered: bool | None = None
 
+    @property
+    def wrong_rate(self) -> bool:
+        """Whether the samples come at a rate too far from the contract's to be decided on."""
+        return self.rate.wrong or self._stamps.other_rate
+
     def take(self, chunk: Chunk) -> list[Step]:
         """A chunk as pieces, breaks and events, in their order.
 
@@ -60,7 +68,11 @@ class SampleClock:
             return []
         numbered = chunk.sequence is not None
         steps = self._change(numbered) if numbered is not self._numbered else []
+        if chunk.timestamp_s is not None:
+            chunk, unknown = self._with_times(chunk, chunk.timestamp_s)
+            steps += unknown
         if chunk.sequence is None and chunk.timestamp_s is None:
+            steps += self._forget()
             piece = Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)
             return [*steps, *self._lost_here(), piece]
         stamped = self._number(chunk)
@@ -75,6 +87,23 @@ class SampleClock:
             self.rate.begin()
         elif chunk.timestamp_s is not None:
             steps += self._watch_rate(chunk, stamped)
+        return steps
+
+    def _with_times(self, chunk: Chunk, stamps: NDArray[np.float64]) -> tuple[Chunk, list[Step]]:
+        """The chunk with a time for every sample: one that is none must not stop the stream."""
+        whole = self._stamps.whole(stamps)
+        if whole is stamps:
+            return chunk, []
+        return replace(chunk, timestamp_s=whole), [Event("no_time", count=int((whole != stamps).sum()))]
+
+    def _forget(self) -> list[Step]:
+        """Samples without number or stamp come in between: what is behind them can't be compared with what was."""
+        if self.order.next is None:
+            return []
+        steps = self.order.flush()
+        self.order.forget()
+        self._stamps.restart()
+        self.rate.begin()
         return steps
 
     def _number(self, chunk: Chunk) -> Numbered:
@@ -121,7 +150,7 @@ class SampleClock:
             self.rate.begin()
             return []
         changed = False
-        for at in sorted({0, len(stamps) - 1}):
+        for at in _telling(stamps, stamped.before_s):
             changed |= self.rate.add(int(stamped.numbers[at]), float(stamps[at]), self._stamps.jitter_s)
         if not changed:
             return []
@@ -130,6 +159,16 @@ class SampleClock:
     def flush(self) -> list[Step]:
         """The stream ends: nothing is waited for any more."""
         return self.order.flush()
+
+
+def _telling(stamps: NDArray[np.float64], before_s: float | None) -> list[int]:
+    """The first and the last sample whose stamp is its own, and not that of a packet which began before it."""
+    last = len(stamps) - 1
+    own = stamps[0] != before_s and (not last or stamps[last] != stamps[last - 1])
+    if own:
+        return [0, last] if last else [0]
+    changes = np.flatnonzero(np.diff(stamps, prepend=stamps[0] - 1 if before_s is None else before_s)).tolist()
+    return [changes[0], changes[-1]] if len(changes) > 1 else changes
 
 
 def _check(chunk: Chunk) -> None:
