@@ -69,8 +69,10 @@ class SampleClock:
         numbered = chunk.sequence is not None
         steps = self._change(numbered) if numbered is not self._numbered else []
         if chunk.timestamp_s is not None:
-            chunk, unknown = self._with_times(chunk, chunk.timestamp_s)
-            steps += unknown
+            whole = self._stamps.whole(chunk.timestamp_s)
+            if whole is not chunk.timestamp_s:  # one that is no time must not stop the stream
+                steps.append(Event("no_time", count=int((whole != chunk.timestamp_s).sum())))
+                chunk = replace(chunk, timestamp_s=whole)
         if chunk.sequence is None and chunk.timestamp_s is None:
             steps += self._forget()
             piece = Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)
@@ -88,13 +90,6 @@ class SampleClock:
         elif chunk.timestamp_s is not None:
             steps += self._watch_rate(chunk, stamped)
         return steps
-
-    def _with_times(self, chunk: Chunk, stamps: NDArray[np.float64]) -> tuple[Chunk, list[Step]]:
-        """The chunk with a time for every sample: one that is none must not stop the stream."""
-        whole = self._stamps.whole(stamps)
-        if whole is stamps:
-            return chunk, []
-        return replace(chunk, timestamp_s=whole), [Event("no_time", count=int((whole != stamps).sum()))]
 
     def _forget(self) -> list[Step]:
         """Samples without number or stamp come in between: what is behind them can't be compared with what was."""
