@@ -50,6 +50,7 @@ class SampleClock:
         self._stamps = StampClock(rate_hz, options.jitter_s, self.order)
         self._period_s = 1 / rate_hz
         self._lost = 0
+        self._before_lost_s: float | None = None
         self._numbered: bool | None = None
 
     @property
@@ -78,8 +79,10 @@ class SampleClock:
             piece = Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)
             return [*steps, *self._lost_here(), piece]
         stamped = self._number(chunk)
+        if self._lost and numbered and self.order.next is None:
+            self._lost = 0  # nothing came before it: there is no gap whose cause it would be
         if self._lost and not numbered:
-            for gap in self._lost_here():
+            for gap in self._lost_here(chunk.timestamp_s):
                 self.order.break_at(int(stamped.numbers[0]), gap, steps)
         steps += stamped.events
         steps += self.order.take(chunk, stamped)
@@ -121,13 +124,24 @@ class SampleClock:
 
     def lost(self, samples: int) -> None:
         """So many samples were dropped on the way here, by a full queue: a gap before the next ones."""
+        if not self._lost:
+            self._before_lost_s = self._stamps.time_s
         self._lost += samples
         if not self._numbered:
             self._stamps.skip(samples)
 
-    def _lost_here(self) -> list[Break]:
+    def _lost_here(self, stamps: NDArray[np.float64] | None = None) -> list[Break]:
         count, self._lost = self._lost, 0
-        return [Break((count + 1) * self._period_s, count, "overload")] if count else []
+        if not count:
+            return []
+        seconds = (count + 1) * self._period_s
+        if stamps is not None and self._before_lost_s is not None and self._stamps.exact:
+            # What the queue dropped may have had holes of its own.
+            shown_s = float(stamps[0]) - self._before_lost_s
+            missing = round(shown_s / self._period_s) - 1
+            if missing > count:
+                count, seconds = missing, shown_s
+        return [Break(seconds, count, "overload")]
 
     def _blame_overload(self, steps: list[Step]) -> None:
         """The next gap in a source's own numbers is that of the queue."""

@@ -192,6 +192,30 @@ def test_samples_without_stamps_between_others_are_no_gap():
     assert not stream.gaps
 
 
+@pytest.mark.parametrize("source", ["stamps", "numbers", "both"])
+def test_a_hole_among_what_a_queue_dropped_is_part_of_the_gap(source):
+    numbers = np.concatenate([np.arange(60), np.arange(90, 150)])
+    stream = stream_of()
+    for at in range(0, 120, 10):
+        part = numbers[at : at + 10]
+        if at in (50, 60):
+            stream.lost(10)
+            continue
+        stamps, sequence = (None if source == other else part for other in ("numbers", "stamps"))
+        stamps = None if stamps is None else stamps / 50
+        list(stream.process(Chunk(rows_of(part), None, 0, stamps, sequence=sequence)))
+    assert [(g.sample, g.missing, g.cause) for g in stream.gaps] == [(70, 50, "overload")]
+    assert stream.gaps[0].seconds == pytest.approx(51 / 50)
+
+
+def test_what_a_queue_dropped_first_is_not_blamed_for_a_later_gap():
+    stream = stream_of()
+    stream.lost(20)
+    for part in (np.arange(20, 60), np.arange(70, 90)):
+        list(stream.process(Chunk(rows_of(part), None, sequence=part)))
+    assert [(g.missing, g.cause) for g in stream.gaps] == [(10, "gap")]
+
+
 # ------------------------------------------------------------------ numbers
 
 
