@@ -19,6 +19,7 @@ from sattn_runtime.pieces import Break, Numbered
 _BLOCK = 256
 _FROZEN_S = 2.0
 _FROZEN_PACKETS = 4
+_OTHER_RATE = 8  # packets in a row with as long a hole before each: that is another rate
 # How fast the spread that was seen once is forgotten, a stamp.
 _FORGET = 0.999
 # With numbers a jump comes at once; what grows by less from stamp to stamp is another rate.
@@ -60,7 +61,14 @@ class Arrivals:
         self._packet = 1  # the longest run of equal stamps
         self._regular = True  # all packets are as long
         self._equal = 0  # samples with the newest stamp
+        self._frozen = False
+        self._alike, self._hole = 0, 0  # packets in a row with a hole of so many samples before each
         self.begin(None, -1)
+
+    @property
+    def other_rate(self) -> bool:
+        """Whether every packet lately had a hole before it, all alike."""
+        return self._alike >= _OTHER_RATE
 
     @property
     def least_s(self) -> float:
@@ -96,9 +104,12 @@ class Arrivals:
             stamp = float(stamps[at])
             jump_s = self._judge(stamp, int(numbers[at]))
             if jump_s is None:
+                self._alike = 0
                 continue
             if jump_s > 0:
-                numbers[at:] += self._missing(jump_s)
+                missing = self._missing(jump_s)
+                numbers[at:] += missing
+                self._note_hole(missing, found)
             else:
                 found.breaks[offset + at] = Break(float(steps[at]), None, "clock")
             self.begin(stamp, int(numbers[at]))
@@ -124,6 +135,13 @@ class Arrivals:
         size = self._packet if self._regular else 1
         return max(1, round(jump_s / self._period_s / size)) * size
 
+    def _note_hole(self, missing: int, found: Numbered) -> None:
+        """Hole after hole of one length is not loss: the sensor runs at another rate."""
+        self._alike = self._alike + 1 if missing == self._hole else 1
+        self._hole = missing
+        if self._alike == _OTHER_RATE:
+            found.events.append(Event("drift", value=missing / self._packet * 1e6))
+
     def _note_packets(self, changes: NDArray[np.int64], count: int, found: Numbered) -> None:
         """Learns how long packets are, and where the clock stood still."""
         if len(changes) == count and self._equal <= 1:
@@ -131,13 +149,23 @@ class Arrivals:
             return
         ends = [*changes.tolist(), count]
         self._equal += ends[0]
+        self._note_frozen(found)
         for begin, end in pairwise(ends):
             self._end_packet(found)
             self._equal = end - begin
+            self._note_frozen(found)
+
+    def _note_frozen(self, found: Numbered) -> None:
+        """Told while it lasts: it may never end."""
+        stood_s = self._equal * self._period_s
+        if not self._frozen and stood_s >= max(_FROZEN_S, _FROZEN_PACKETS * self._packet * self._period_s):
+            self._frozen = True
+            found.events.append(Event("frozen", count=self._equal, seconds=stood_s))
 
     def _end_packet(self, found: Numbered) -> None:
-        if self._equal * self._period_s >= max(_FROZEN_S, _FROZEN_PACKETS * self._packet * self._period_s):
-            found.events.append(Event("frozen", count=self._equal, seconds=self._equal * self._period_s))
+        if self._frozen:
+            self._frozen = False
+            found.events.append(Event("frozen_over", count=self._equal, seconds=self._equal * self._period_s))
         elif self._equal:
             self._regular = self._regular and self._packet in (1, self._equal)
             self._packet = max(self._packet, self._equal)

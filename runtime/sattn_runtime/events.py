@@ -5,7 +5,8 @@
 | duplicate, late | so many samples were dropped: they had come already, or their gap had been declared |
 | reordered | so many samples came behind later ones and were put in their place |
 | jitter | the stamps are not those of single samples; holes shorter than `seconds` can't be told |
-| frozen | the source's clock stood still for `count` samples |
+| no_time | so many stamps were none (NaN, infinite); they were taken from those around them |
+| frozen, frozen_over | the source's clock stands still, since `count` samples; it goes on, after so many |
 | drift, drift_over | the period that stamps show is off by `value` ppm, and is near the contract's again |
 | overload | so many samples were dropped by a full queue |
 | input_bad, input_good | what is wrong with `channel`, and that it is over |

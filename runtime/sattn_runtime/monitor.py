@@ -31,6 +31,11 @@ _AT_RAIL = 3  # samples in a row
 _OPEN = 1 << 62
 
 
+def _leading(values: list[float], value: float) -> int:
+    """How many of the first values are this one."""
+    return next((at for at, other in enumerate(values) if other != value), len(values))
+
+
 @dataclass(slots=True)
 class Span:
     """Rows that must not be decided on: up to `end`, by windows whose last row is `known` or later."""
@@ -61,7 +66,9 @@ class Monitor:
         self._least = np.zeros(contract.modal, np.float32)
         self._greatest = np.zeros(contract.modal, np.float32)
         self._partial = 0  # samples in the block at hand
-        self._equal = [0] * contract.modal  # samples in constant blocks in a row
+        self._equal = [0] * contract.modal  # equal samples in a row, where the last block was constant
+        self._tail = np.full((2 * self.block, contract.modal), np.nan, np.float32)  # what came before `_samples`
+        self._samples, self._row = self._tail[:0], 0  # those at hand
         self._value = [0.0] * contract.modal
         self._railed = [0] * contract.modal  # samples at a rail in a row
 
@@ -85,16 +92,37 @@ class Monitor:
         if touched or any(self._railed):
             self._check_points(samples, row)
         if self._limits.known:
+            self._samples, self._row = samples, row
             if not self._partial and count == self.block:
                 self._blocks(least[None], greatest[None], row)
             else:
                 self._cut(samples, row)
+            self._keep_tail(samples)
         if self._levels is not None:
             for end in self._levels.add(samples, row, safe=not touched):
                 self._note_levels(self._levels, end)
         if self._points:
             self._forget_points(row + count)
         return self._events
+
+    def _keep_tail(self, samples: NDArray[np.float32]) -> None:
+        tail, count = self._tail, len(samples)
+        if not self._partial and count >= self.block:
+            tail[self.block :] = samples[count - self.block :]  # nobody looks further back from where a block begins
+        elif count < len(tail):
+            tail[:-count] = tail[count:]
+            tail[-count:] = samples
+        else:
+            tail[:] = samples[count - len(tail) :]
+
+    def _column(self, channel: int, begin: int, end: int) -> list[float]:
+        """A channel's values in rows begin to end, of which the tail has the first."""
+        if self.block == 1:
+            return []  # no run begins or ends inside a block
+        held, at = len(self._tail), begin - self._row
+        rows = [self._tail[held + min(at, 0) : held + min(end - self._row, 0), channel]] if at < 0 else []
+        rows.append(self._samples[max(at, 0) : max(end - self._row, 0), channel])
+        return list(np.concatenate(rows).tolist())
 
     def _check_points(self, samples: NDArray[np.float32], row: int) -> None:
         outside, railed = self._limits.points(samples)
@@ -164,16 +192,21 @@ class Monitor:
 
     def _block(self, channel: int, flat: bool, value: float, row: int) -> None:
         """One block of one channel, of equal values or not."""
-        name = self._names[channel]
-        if not flat or value != self._value[channel]:
-            self._over(_STUCK, name, row - 1)
-            self._over(_SATURATED, name, row - 1)
+        name, known = self._names[channel], row + self.block - 1
+        if self._equal[channel] and (not flat or value != self._value[channel]):
+            # The run may reach into this block, and be long enough only by that.
+            more = _leading(self._column(channel, row, row + self.block), self._value[channel])
+            if self._equal[channel] + more >= self._limits.stuck[channel]:
+                self._begin(_STUCK, name, f"at {self._value[channel]:.6g}", known)
+            self._over(_STUCK, name, row + more - 1)
+            self._over(_SATURATED, name, row + more - 1)
             self._equal[channel] = 0
         if not flat:
             return
+        if not self._equal[channel]:
+            self._equal[channel] = _leading(self._column(channel, row - self.block, row)[::-1], value)
         self._equal[channel] += self.block
         self._value[channel] = value
-        known = row + self.block - 1
         if self._equal[channel] >= self._limits.stuck[channel]:
             self._begin(_STUCK, name, f"at {value:.6g}", known)
         elif self._equal[channel] >= self._limits.flat[channel] and self._limits.beyond_training(channel, value):
@@ -207,5 +240,6 @@ class Monitor:
         self._partial = 0
         self._equal = [0] * len(self._equal)
         self._railed = [0] * len(self._railed)
+        self._tail[:] = np.nan
         for kind, names in [key for key in self._lasting if key[0] in (_STUCK, _SATURATED)]:
             self._lasting.pop((kind, names)).end = row - 1

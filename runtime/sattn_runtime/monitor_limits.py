@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sattn_edge.contract import Contract
 
 _STUCK_RUNS, _STUCK_S = 4, 0.5
-_STUCK_PARTS = 8  # a block is this part of the shortest run that is stuck: so late it may be seen
+_STUCK_PARTS = 8  # a block is this part of the shortest run that is stuck: up to so much later it is known
 _FLAT = 4  # samples
 
 

@@ -21,6 +21,7 @@ from sattn_edge.contract import Contract
 _SCALE = 3.0
 _SCALE_WINDOWS = 3
 _SWAP_S = 10.0
+_SHORT = 256  # samples
 _MARGIN = 0.25  # of the training range of a window's mean
 _WRONG_SCALE, _SWAPPED = "wrong scale", "swapped axes"
 # What is taken for one another, as factors.
@@ -45,6 +46,7 @@ class WindowLevels:
         self._groups: list[dict[str, Any]] = list(known.get("units", ()))
         means = [c.get("window_mean") for c in known.get("channels", ())]
         self._means = np.array([[m["min"], m["max"]] for m in means]) if means and all(means) else None
+        self._ones = np.ones(_SHORT, np.float32)
         self._sum = np.zeros(contract.modal)
         self._square = np.zeros(contract.modal)
         self._count = 0
@@ -65,8 +67,14 @@ class WindowLevels:
         at = 0
         while self._groups and at < len(samples):
             part = samples[at : at + self._window - self._count]
-            self._sum += np.add.reduce(part)
-            self._square += np.einsum("ij,ij->j", part, part)
+            if len(part) <= _SHORT:
+                # On a short part np.dot takes a third of the time of the two below.
+                ones = self._ones[: len(part)]
+                self._sum += np.dot(ones, part)
+                self._square += np.dot(ones, part * part)
+            else:
+                self._sum += np.add.reduce(part)
+                self._square += np.einsum("ij,ij->j", part, part)
             at += len(part)
             self._count += len(part)
             if self._count == self._window:

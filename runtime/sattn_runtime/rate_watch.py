@@ -8,6 +8,9 @@ _BLOCK_S = 5.0
 _MIN_POINTS = 8
 # A block is so many times as long as stamps are late at most, so that their jitter can't tilt the line much.
 _JITTERS = 200.0
+# Or so long with so many points: at a wrong rate stamps are later and later, and no block would ever be long enough.
+_LONG_S = 60.0
+_MANY_POINTS = 64
 
 
 class RateWatch:
@@ -40,6 +43,8 @@ class RateWatch:
         self._nn += n * n
         self._nt += n * t
         length_s = max(_BLOCK_S, _JITTERS * jitter_s)
+        if self._points >= _MANY_POINTS:
+            length_s = min(length_s, _LONG_S)
         if self._points < _MIN_POINTS or max(n, t) < length_s * self._rate_hz:
             return False
         return self._fit()

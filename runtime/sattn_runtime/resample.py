@@ -21,6 +21,7 @@ from sattn_edge.errors import UsageError
 _CROSSINGS = 16  # of the sinc, on either side
 _KAISER_BETA = 8.0  # 80 dB
 _CUTOFF = 0.9  # of the lower Nyquist rate
+_LONG = 64  # a longer filter is added up output by output, for there are few; a shorter one tap by tap
 _MOST_PHASES = 4096
 _TOLERANCE = 1e-6
 
@@ -82,7 +83,10 @@ class Resampler:
         at = np.arange(self._next, end) * self.down
         base, phase = at // self.up - self.half + 1 - self._first, at % self.up
         made = np.zeros((len(at), kept.shape[1]), np.float64)
-        if len(at):
+        if self.half > _LONG:
+            for j, (begin, weights) in enumerate(zip(base.tolist(), self._weights[phase], strict=True)):
+                made[j] = np.add.reduce(weights[:, None] * kept[begin : begin + 2 * self.half])
+        elif len(at):
             weights = self._weights[phase]
             for tap in range(2 * self.half):
                 made += weights[:, tap, None] * kept[base + tap]

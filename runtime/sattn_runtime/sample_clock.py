@@ -7,7 +7,10 @@ samples pass through.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sattn_edge.errors import UsageError
 from sattn_runtime.events import Event
@@ -47,7 +50,13 @@ class SampleClock:
         self._stamps = StampClock(rate_hz, options.jitter_s, self.order)
         self._period_s = 1 / rate_hz
         self._lost = 0
+        self._before_lost_s: float | None = None
         self._numbered: bool | None = None
+
+    @property
+    def wrong_rate(self) -> bool:
+        """Whether the samples come at a rate too far from the contract's to be decided on."""
+        return self.rate.wrong or self._stamps.other_rate
 
     def take(self, chunk: Chunk) -> list[Step]:
         """A chunk as pieces, breaks and events, in their order.
@@ -60,12 +69,20 @@ class SampleClock:
             return []
         numbered = chunk.sequence is not None
         steps = self._change(numbered) if numbered is not self._numbered else []
+        if chunk.timestamp_s is not None:
+            whole = self._stamps.whole(chunk.timestamp_s)
+            if whole is not chunk.timestamp_s:  # one that is no time must not stop the stream
+                steps.append(Event("no_time", count=int((whole != chunk.timestamp_s).sum())))
+                chunk = replace(chunk, timestamp_s=whole)
         if chunk.sequence is None and chunk.timestamp_s is None:
+            steps += self._forget()
             piece = Piece(chunk.samples, chunk.arrival_ns, chunk.period_ns, chunk.finite, 0)
             return [*steps, *self._lost_here(), piece]
         stamped = self._number(chunk)
+        if self._lost and numbered and self.order.next is None:
+            self._lost = 0  # nothing came before it: there is no gap whose cause it would be
         if self._lost and not numbered:
-            for gap in self._lost_here():
+            for gap in self._lost_here(chunk.timestamp_s):
                 self.order.break_at(int(stamped.numbers[0]), gap, steps)
         steps += stamped.events
         steps += self.order.take(chunk, stamped)
@@ -75,6 +92,16 @@ class SampleClock:
             self.rate.begin()
         elif chunk.timestamp_s is not None:
             steps += self._watch_rate(chunk, stamped)
+        return steps
+
+    def _forget(self) -> list[Step]:
+        """Samples without number or stamp come in between: what is behind them can't be compared with what was."""
+        if self.order.next is None:
+            return []
+        steps = self.order.flush()
+        self.order.forget()
+        self._stamps.restart()
+        self.rate.begin()
         return steps
 
     def _number(self, chunk: Chunk) -> Numbered:
@@ -101,13 +128,24 @@ class SampleClock:
 
     def lost(self, samples: int) -> None:
         """So many samples were dropped on the way here, by a full queue: a gap before the next ones."""
+        if not self._lost:
+            self._before_lost_s = self._stamps.time_s
         self._lost += samples
         if not self._numbered:
             self._stamps.skip(samples)
 
-    def _lost_here(self) -> list[Break]:
+    def _lost_here(self, stamps: NDArray[np.float64] | None = None) -> list[Break]:
         count, self._lost = self._lost, 0
-        return [Break((count + 1) * self._period_s, count, "overload")] if count else []
+        if not count:
+            return []
+        seconds = (count + 1) * self._period_s
+        if stamps is not None and self._before_lost_s is not None and self._stamps.exact:
+            # What the queue dropped may have had holes of its own.
+            shown_s = float(stamps[0]) - self._before_lost_s
+            missing = round(shown_s / self._period_s) - 1
+            if missing > count:
+                count, seconds = missing, shown_s
+        return [Break(seconds, count, "overload")]
 
     def _blame_overload(self, steps: list[Step]) -> None:
         """The next gap in a source's own numbers is that of the queue."""
@@ -125,7 +163,7 @@ class SampleClock:
             self.rate.begin()
             return []
         changed = False
-        for at in sorted({0, len(stamps) - 1}):
+        for at in _telling(stamps, stamped.before_s):
             changed |= self.rate.add(int(stamped.numbers[at]), float(stamps[at]), self._stamps.jitter_s)
         if not changed:
             return []
@@ -134,6 +172,16 @@ class SampleClock:
     def flush(self) -> list[Step]:
         """The stream ends: nothing is waited for any more."""
         return self.order.flush()
+
+
+def _telling(stamps: NDArray[np.float64], before_s: float | None) -> list[int]:
+    """The first and the last sample whose stamp is its own, and not that of a packet which began before it."""
+    last = len(stamps) - 1
+    own = stamps[0] != before_s and (not last or stamps[last] != stamps[last - 1])
+    if own:
+        return [0, last] if last else [0]
+    changes = np.flatnonzero(np.diff(stamps, prepend=stamps[0] - 1 if before_s is None else before_s)).tolist()
+    return [changes[0], changes[-1]] if len(changes) > 1 else changes
 
 
 def _check(chunk: Chunk) -> None:

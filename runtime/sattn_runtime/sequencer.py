@@ -19,7 +19,8 @@ from sattn_runtime.events import Event
 from sattn_runtime.pieces import Break, Numbered, Piece, Step
 from sattn_runtime.sources.base import Chunk
 
-_REMEMBERED = 1024  # samples whose values are compared with what seems to come again
+_REMEMBERED = 8192  # samples at least, whose values are compared with what seems to come again
+_CHUNKS_REMEMBERED = 4  # or so many of the longest chunks: packets come again whole
 _GAPS_REMEMBERED = 256
 _NEVER = np.iinfo(np.int64).min
 
@@ -33,17 +34,28 @@ class History:
     """The values of the last samples by their number."""
 
     def __init__(self, size: int, modal: int) -> None:
+        self._allocate(size, modal)
+
+    def _allocate(self, size: int, modal: int) -> None:
         self._rows = np.zeros((size, modal), np.float32)
         self._numbers = np.full(size, _NEVER, np.int64)
-        self._size = size
+        self.size = size
+
+    def grow(self, size: int) -> None:
+        """Remembers so many samples from now on, with those that it does."""
+        rows, numbers = self._rows, self._numbers
+        self._allocate(size, rows.shape[1])
+        kept = np.flatnonzero(numbers != _NEVER)
+        self._rows[numbers[kept] % size] = rows[kept]
+        self._numbers[numbers[kept] % size] = numbers[kept]
 
     def put(self, first: int, rows: NDArray[np.float32]) -> None:
         """Remembers rows [n, modal] whose numbers are first, first + 1, ..."""
-        if len(rows) > self._size:
-            first += len(rows) - self._size
-            rows = rows[-self._size :]
-        at, count = first % self._size, len(rows)
-        split = min(count, self._size - at)
+        if len(rows) > self.size:
+            first += len(rows) - self.size
+            rows = rows[-self.size :]
+        at, count = first % self.size, len(rows)
+        split = min(count, self.size - at)
         self._rows[at : at + split] = rows[:split]
         self._numbers[at : at + split] = np.arange(first, first + split)
         if split < count:
@@ -52,7 +64,7 @@ class History:
 
     def same(self, number: int, row: NDArray[np.float32]) -> bool | None:
         """Whether this number came with these very values; None where it is not remembered."""
-        at = number % self._size
+        at = number % self.size
         if self._numbers[at] != number:
             return None
         return bool(self._rows[at].tobytes() == row.tobytes())
@@ -94,6 +106,8 @@ class Sequencer:
         numbers = stamped.numbers
         self.derived = stamped.derived
         first, count = int(numbers[0]), len(numbers)
+        if _CHUNKS_REMEMBERED * count > self.history.size:
+            self.history.grow(2 * _CHUNKS_REMEMBERED * count)
         ordered = int(numbers[-1]) - first == count - 1 and (stamped.ordered or rising(numbers))
         if ordered and not stamped.breaks and not self._held and (self.next is None or self.next == first):
             self.history.put(first, chunk.samples)

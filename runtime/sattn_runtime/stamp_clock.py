@@ -31,6 +31,7 @@ _EXACT_AGAIN = 256
 _LATE_SAMPLES = 16  # a step back by at most this, into a gap that was declared, is a late sample and no clock set back
 _OTHER_RATE = 32  # so many holes in a row, all alike: that is another rate
 _ON_GRID = 0.25  # periods
+_LATEST_S = 1e12  # no clock shows more; a number of samples counted from it still fits
 _BEFORE_ALL = -(1 << 62)  # a number below any that comes
 
 
@@ -52,12 +53,16 @@ class StampClock:
         """How late stamps have been."""
         return 0.0 if self.exact and not self._checking else self._arrivals.spread_s
 
+    @property
+    def other_rate(self) -> bool:
+        """Whether lately there was a hole before every sample or packet, all alike."""
+        return self._alike >= _OTHER_RATE if self.exact else self._arrivals.other_rate
+
     def number_chunk(self, stamps: NDArray[np.float64], rows: NDArray[np.float32]) -> Numbered:
         """Stamps float64 [n] of samples [n, modal] to their numbers; n is 1 or more."""
-        period = self._period_s
+        period, count = self._period_s, len(stamps)
         before = float(stamps[0]) - period if self.time_s is None else self.time_s
         even = self._is_even(stamps, before)
-        count = len(stamps)
         if even and (self.exact or self._even + count >= _EXACT_AGAIN):
             numbers = np.arange(self.number + 1, self.number + 1 + count)
             found = Numbered(numbers, derived=True, before_s=self.time_s, ordered=True)
@@ -176,6 +181,22 @@ class StampClock:
         self.number += samples
         self.time_s = None
         self._arrivals.begin(None, self.number)
+
+    def whole(self, stamps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same stamps; those that are no time (NaN, infinite, beyond all dates) from the others around them."""
+        if abs(float(np.add.reduce(stamps))) <= _LATEST_S:  # False for NaN
+            return stamps
+        times = np.abs(stamps) <= _LATEST_S  # False for NaN
+        known = np.flatnonzero(times)
+        if len(known) == len(stamps):
+            return stamps
+        before = 0.0 if self.time_s is None else self.time_s
+        ramp = np.arange(len(stamps), dtype=np.float64) * self._period_s
+        if not len(known):
+            return before + self._period_s + ramp
+        offsets = np.interp(np.arange(len(stamps)), known, stamps[known] - ramp[known])
+        mended: NDArray[np.float64] = np.where(times, stamps, offsets + ramp)
+        return mended
 
     def check(self, stamps: NDArray[np.float64], numbers: NDArray[np.int64]) -> Numbered:
         """For a source that numbers its samples: only where its clock jumped against the numbers."""

@@ -289,7 +289,7 @@ class Stream:
             bad = self._monitor.bad(first, first + self.ring.window - 1)
             if bad is not None:
                 return bad
-        return WRONG_RATE if self.clock.rate.wrong and self.options.monitor else None
+        return WRONG_RATE if self.clock.wrong_rate and self.options.monitor else None
 
     def _note_bad(self, samples: NDArray[np.float32]) -> None:
         """Looks at every sample once, not at every window, and not where its source has done so."""

@@ -83,6 +83,27 @@ def test_a_run_that_is_no_longer_than_allowed_is_nothing(sizes):
     assert run(x, sizes=sizes)[0].unjudged > 0
 
 
+@pytest.mark.parametrize("rate_hz", [10.0, 50.0, 400.0])
+def test_a_run_is_stuck_to_the_sample_wherever_it_lies(rate_hz):
+    rows = tuple(Channel(n, u) for n, u in zip(NAMES, UNITS, strict=True))
+    contract = Contract(rate_hz, WINDOW, HOP, ("rest", "walk", "run"), rows)
+    longest = channel_longest(contract)
+    for at in range(100, 140, 3):
+        for more, sizes in ((0, 16), (0, 7), (1, 16), (1, 7), (1, 1000)):
+            x = healthy(1000)
+            x[at - 1 : at + longest + more + 1, 1] = 0.5
+            x[at : at + longest + more, 1] = 0.03
+            stream, _ = run(x, contract, sizes=sizes)
+            told = [text for kind, text in details(stream) if kind == "input_bad"]
+            assert told == ["ay: stuck, at 0.03"] * more, (at, more, sizes)
+
+
+def channel_longest(contract: Contract) -> int:
+    """What may be equal in a row: four times the longest run in training, and half a second."""
+    runs = [channel["longest_equal_samples"] for channel in statistics_of(contract)["channels"]]
+    return max(4 * runs[1], int(contract.rate_hz / 2))
+
+
 def test_out_of_the_contracts_range():
     contract = contract_with(min=-8.0, max=8.0)
     x = healthy(400)

@@ -46,7 +46,9 @@ def test_against_the_formula(rate_in, rate_out):
 
 
 @settings(deadline=None, max_examples=60)
-@given(rates=st.sampled_from(RATES[:6]), sizes=st.lists(st.integers(0, 200), min_size=1, max_size=12))
+@given(
+    rates=st.sampled_from([*RATES[:6], (1000.0, 50.0)]), sizes=st.lists(st.integers(0, 200), min_size=1, max_size=12)
+)
 def test_streaming_gives_the_very_bits_of_one_pass(rates, sizes):
     x = np.random.default_rng(1).normal(size=(sum(sizes), 3)).astype(np.float32)
     whole, parts, at = Resampler(*rates, 3).push(x), [], 0

@@ -54,6 +54,7 @@ def test_packets_that_share_a_stamp_have_no_gap(size, jitter):
     assert [d.first_sample for d in decisions] == starts(2000)
     assert not stream.gaps
     assert stream.log.counts["jitter"] == 1
+    assert not stream.reasons  # a stamp says nothing of its packet's later samples: the rate is right
     assert stream.samples["duplicate"] == stream.samples["late"] == 0
 
 
@@ -130,7 +131,116 @@ def test_half_the_rate_is_told_apart_from_loss():
     assert all(gap.missing == 1 for gap in stream.gaps)
 
 
+@pytest.mark.parametrize("gap", ["hold", "interpolate"])
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_slow_sensor_is_not_decided_on_where_its_holes_are_filled(gap, times):
+    contract = make_contract(window=WINDOW, hop=HOP)
+    stream = Stream(FakeEngine(contract), options=StreamOptions(gap, fill_most=4))
+    decisions = feed(stream, np.arange(400) * times / contract.rate_hz, 25)
+    assert {d.reason for d in decisions if d.first_sample > 40} == {"wrong rate"}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 64])
+@pytest.mark.parametrize(("packet", "factor"), [(10, 0.5), (10, 0.8), (50, 0.8), (10, 1.25), (10, 2.0)])
+def test_packets_at_another_rate_are_not_decided_on(packet, factor, size):
+    stamps = np.repeat(np.arange(6000 // packet) * packet / (50 * factor), packet)
+    stream = stream_of()
+    decisions = feed(stream, stamps, size)
+    assert stream.log.counts["drift"] >= 1
+    assert {d.reason for d in decisions if d.first_sample > 5000} == {"wrong rate"}
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+@pytest.mark.parametrize("size", [1, 16, 500])
+def test_a_clock_that_stands_still_for_good_is_told(size, numbered):
+    stamps = 1e5 + np.minimum(np.arange(1500), 700) / 50
+    stream = stream_of()
+    rows, numbers = rows_of(np.arange(1500)), np.arange(1500)
+    for at in range(0, 1500, size):
+        cut = slice(at, at + size)
+        list(stream.process(Chunk(rows[cut], None, 0, stamps[cut], sequence=numbers[cut] if numbered else None)))
+    assert stream.log.counts["frozen"] == 1
+    assert stream.log.counts["frozen_over"] == 0
+    assert not stream.reasons
+    assert not stream.gaps
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 30, 99])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_stamp_that_is_no_time_stops_nothing(wrong, at, numbered):
+    stamps = 1e5 + np.arange(100) / 50
+    stamps[50:] += 3 / 50
+    numbers = np.arange(100) + 3 * (np.arange(100) >= 50)
+    stamps[at] = wrong
+    stream = stream_of()
+    rows = rows_of(np.arange(100))
+    for cut in (slice(k, k + 10) for k in range(0, 100, 10)):
+        list(stream.process(Chunk(rows[cut], None, 0, stamps[cut], sequence=numbers[cut] if numbered else None)))
+    assert [(gap.sample, gap.missing) for gap in stream.gaps] == [(50, 3)]
+    assert stream.log.counts["no_time"] == 1
+    assert stream.samples["in"] == 100
+
+
+def test_samples_without_stamps_between_others_are_no_gap():
+    stamps, rows = np.arange(80) / 50, rows_of(np.arange(80))
+    stream = stream_of(reorder=2)
+    decisions = []
+    for at in range(0, 80, 10):
+        decisions += stream.process(Chunk(rows[at : at + 10], None, 0, None if at == 40 else stamps[at : at + 10]))
+    assert [d.first_sample for d in decisions] == starts(80)
+    assert not stream.gaps
+
+
+@pytest.mark.parametrize("source", ["stamps", "numbers", "both"])
+def test_a_hole_among_what_a_queue_dropped_is_part_of_the_gap(source):
+    numbers = np.concatenate([np.arange(60), np.arange(90, 150)])
+    stream = stream_of()
+    for at in range(0, 120, 10):
+        part = numbers[at : at + 10]
+        if at in (50, 60):
+            stream.lost(10)
+            continue
+        stamps, sequence = (None if source == other else part for other in ("numbers", "stamps"))
+        stamps = None if stamps is None else stamps / 50
+        list(stream.process(Chunk(rows_of(part), None, 0, stamps, sequence=sequence)))
+    assert [(g.sample, g.missing, g.cause) for g in stream.gaps] == [(70, 50, "overload")]
+    assert stream.gaps[0].seconds == pytest.approx(51 / 50)
+
+
+def test_what_a_queue_dropped_first_is_not_blamed_for_a_later_gap():
+    stream = stream_of()
+    stream.lost(20)
+    for part in (np.arange(20, 60), np.arange(70, 90)):
+        list(stream.process(Chunk(rows_of(part), None, sequence=part)))
+    assert [(g.missing, g.cause) for g in stream.gaps] == [(10, "gap")]
+
+
 # ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("stamped", [False, True])
+def test_long_packets_that_come_twice_are_no_restart(size, stamped):
+    order = np.concatenate([np.arange(6000), np.arange(3000, 7000)])
+    stream = stream_of()
+    found = []
+    for at in range(0, len(order), size):
+        numbers = order[at : at + size]
+        found += stream.process(Chunk(rows_of(numbers), None, 0, numbers / 50 if stamped else None, sequence=numbers))
+    assert stream.samples["duplicate"] == 3000
+    assert [d.first_sample for d in found][:10] == starts(7000)[:10]
+    assert len(found) == len(starts(7000))
+    assert not stream.gaps
+
+
+def test_a_chunk_of_any_length_may_come_twice():
+    rows = rows_of(np.arange(20_000))
+    stream = stream_of()
+    for _ in range(2):
+        list(stream.process(Chunk(rows, None, sequence=np.arange(20_000))))
+    assert stream.samples["duplicate"] == 20_000
+    assert stream.windows == len(starts(20_000))
 
 
 @settings(deadline=None, max_examples=100)
