@@ -139,3 +139,10 @@ def test_the_header_is_where_the_module_says():
         f"{HEADER_FILE}\n"
     )
     assert HEADER_FILE.read_text().startswith("/* Frames for")
+
+
+def test_names_hold_on_over_a_cable_that_was_out(frames):
+    frames.feed(names_frame("c1,x,c0") + sample_frame(np.float32([[2, 9, 1]]), 0, 0), 0)
+    frames.reset()
+    items = frames.feed(sample_frame(np.float32([[4, 9, 3]]), 1, 20_000), 0)
+    assert (values(items), starts(items)) == ([[3, 4]], 1)

@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 from sattn_edge.errors import RecordingError
 from sattn_runtime.sources.base import Chunk, StreamStart
 from sattn_runtime.sources.lines import LineDecoder
-from tests.sattn_runtime.sources.helpers_serial import (
-    CONTRACT,
-    values,
-)
+from tests.sattn_runtime.sources.helpers_serial import CONTRACT, numbers, starts, values
 
 
 @pytest.fixture
@@ -98,3 +95,33 @@ def test_lines_may_be_cut_anywhere(data):
         items += decoder.feed(text[at : at + size], 0)
         at += size
     np.testing.assert_array_equal(values(items), [[1, 2], [3.25, -400], [5, np.nan]])
+
+
+def test_the_header_holds_on_over_a_cable_that_was_out(lines):
+    lines.feed(b"seq,c1,c0\n1,10,20\n2,1", 0)
+    lines.reset()
+    items = lines.feed(b"0,20\n7,10,20\n", 0)
+    assert (values(items), numbers(items), starts(items)) == ([[20, 10]], [7], 1)
+    assert lines.counted == {"partial_lines": 1}
+
+
+OWN_THAT_ARE_NONE = (b"1e300,0", b"1.5,0", b"nan,0", b"inf,0", b"9007199254740992,0", b"1,1e300", b"1,nan", b"1,-inf")
+
+
+@pytest.mark.parametrize("own", OWN_THAT_ARE_NONE)
+def test_a_number_or_a_time_that_can_be_none_makes_a_bad_line(lines, own):
+    items = lines.feed(b"seq,timestamp_s,c0,c1\n" + own + b",1,2\n9007199254740991,5,3,4\n", 0)
+    assert (values(items), numbers(items)) == ([[3, 4]], [2**53 - 1])
+    assert lines.counted == {"bad_lines": 1}
+
+
+def test_a_value_beyond_float32_is_infinite(lines):
+    items = lines.feed(b"c0,c1\n1e300,-1e39\n1,2\n", 0)
+    assert values(items) == [[np.inf, -np.inf], [1, 2]]
+
+
+def test_the_end_of_a_line_without_end_is_no_sample(lines):
+    """It is cut like the first one, whatever comes before it in the same read."""
+    items = lines.feed(b"c0,c1\n1,2\n" + b"1" * 70_000, 0) + lines.feed(b"5,6\n7,8\n", 0)
+    assert values(items) == [[1, 2], [7, 8]]
+    assert lines.counted == {"bad_lines": 1, "partial_lines": 1}
