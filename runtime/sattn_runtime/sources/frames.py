@@ -51,12 +51,16 @@ class FrameDecoder:
         self._contract, self._subject, self._name = contract, subject, name
         self.counted: Counter[str] = Counter()
         self._tried, self._any = 0, False
+        self._columns: list[int] | None = None
+        self._fields = contract.modal
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the stream: the next sample begins a new one."""
+        """Forgets the stream: the next sample begins a new one.
+
+        The names hold on: firmware with a supply of its own does not send them again because its cable was out.
+        """
         self._rest, self._whole = b"", False
-        self._columns: list[int] | None = None
         self._notes: tuple[str, ...] = ()
         self._restart()
 
@@ -136,9 +140,9 @@ class FrameDecoder:
 
     def _take_samples(self, samples: np.ndarray, number: int, time_us: int, arrival_ns: int, items: list[Item]) -> None:
         count, channels = samples.shape
-        fields = self._contract.modal if self._columns is None else self._fields
-        if channels != fields:
-            raise RecordingError(self._subject, f"frames have {channels} channels", f"{fields}", "check the firmware")
+        if channels != self._fields:
+            found = f"frames have {channels} channels"
+            raise RecordingError(self._subject, found, f"{self._fields}", "check the firmware")
         ahead = (number - self._next) % _WRAP
         if self._started and ahead >= _HALF:
             self.counted["restarts"] += 1

@@ -13,7 +13,6 @@ are skipped, other lines that are no sample are counted and left out.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -21,12 +20,14 @@ import numpy as np
 
 from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError
+from sattn_edge.recording_base import LATEST_S
 from sattn_runtime.sources.base import Chunk, Item, StreamStart
 from sattn_runtime.sources.checks import RateCheck, named_channels, split_unit
 
 _LONGEST_LINE = 1 << 16  # bytes; noise has no ends of lines
 _TRIES = 50  # lines without one sample, and it is told
 _OWN = ("timestamp_s", "seq")
+_MOST_NUMBER = 1 << 53  # beyond, a float64 is no count
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ class LineDecoder:
         self._plain = _Layout(contract.modal, tuple(range(contract.modal)))
         self._tried, self._any = 0, False
         self._nearly: list[str] | None = None  # a header with some of the contract's channels
+        self._layout = self._plain
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the stream: the next sample begins a new one."""
+        """Forgets the stream: the next sample begins a new one.
+
+        The header holds on: firmware with a supply of its own prints none because its cable was out.
+        """
         self._rest, self._whole, self._started = b"", False, False
-        self._layout = self._plain
         self._rate = RateCheck(self._contract, self._subject)
 
     def feed(self, data: bytes, arrival_ns: int) -> list[Item]:
@@ -64,9 +68,6 @@ class LineDecoder:
         """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > _LONGEST_LINE:
-            self._rest, self._whole = b"", False
-            self._bad(b"a line without end")
         items: list[Item] = []
         rows: list[list[float]] = []
         for line in lines:
@@ -80,6 +81,9 @@ class LineDecoder:
             else:
                 self.counted["partial_lines"] += 1
             self._whole = True
+        if len(self._rest) > _LONGEST_LINE:
+            self._rest, self._whole = b"", False
+            self._bad(b"a line without end")
         return items + self._chunk(rows, arrival_ns)
 
     def _header(self, line: bytes) -> list[str] | None:
@@ -117,13 +121,20 @@ class LineDecoder:
         except ValueError:
             self._bad(line)
             return
-        layout = self._layout
-        own = [row[at] for at in (layout.stamp, layout.number) if at is not None and at < len(row)]
-        if len(row) != layout.fields or not all(map(math.isfinite, own)):
+        if not self._fits(row):
             self._bad(line)
             return
         self._any = True
         rows.append(row)
+
+    def _fits(self, row: list[float]) -> bool:
+        """Whether it has a number for each field, and its time and its number can be such."""
+        layout = self._layout
+        if len(row) != layout.fields:
+            return False
+        if layout.stamp is not None and not abs(row[layout.stamp]) < LATEST_S:  # also refuses NaN
+            return False
+        return layout.number is None or (row[layout.number].is_integer() and abs(row[layout.number]) < _MOST_NUMBER)
 
     def _bad(self, line: bytes) -> None:
         self.counted["bad_lines"] += 1
@@ -146,7 +157,8 @@ class LineDecoder:
         self._started = True
         layout = self._layout
         table = np.asarray(rows, np.float64)
-        samples = np.ascontiguousarray(table[:, layout.columns], np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and is dealt with as such
+            samples = np.ascontiguousarray(table[:, layout.columns], np.float32)
         stamps = None if layout.stamp is None else np.ascontiguousarray(table[:, layout.stamp])
         numbers = None if layout.number is None else table[:, layout.number].astype(np.int64)
         if stamps is not None:

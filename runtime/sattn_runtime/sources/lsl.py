@@ -10,6 +10,7 @@ was away.
 
 from __future__ import annotations
 
+import contextlib
 from time import monotonic, monotonic_ns
 from types import ModuleType
 from typing import Any
@@ -66,7 +67,12 @@ class LslSource(LiveSource):
             todo = "see that it runs in this network; a file named by LSLAPICFG can list its host under KnownPeers"
             raise UnavailableError(f"lsl:{predicate}", f"no stream answered within {_FIND_S:g} s", "a stream", todo)
         super().__init__(info.name(), most_samples=MOST_SAMPLES, drop=True)
-        start = self._open(info)
+        try:
+            start = self._open(info)
+        except (lsl.util.LostError, lsl.util.TimeoutError) as error:
+            found = f"answered, and could not be read ({str(error) or type(error).__name__})"
+            todo = "see that it still runs, and that no firewall is in between"
+            raise UnavailableError(f"lsl stream '{info.name()}'", found, "a stream", todo) from error
         self.start()
         self.give(start)
 
@@ -131,11 +137,14 @@ class LslSource(LiveSource):
 
     def _give_samples(self, rows: list[list[float]], stamps: NDArray[np.float64], arrival_ns: int) -> None:
         table = np.asarray(rows)
-        samples = np.ascontiguousarray(table if self._columns is None else table[:, self._columns], np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and is dealt with as such
+            samples = np.ascontiguousarray(table if self._columns is None else table[:, self._columns], np.float32)
         self._count_gaps(stamps)
         now_s = arrival_ns / 1e9
         if self._clock.due(now_s):
-            self._clock.follow(self._inlet.time_correction(_POLL_S), now_s)
+            # What was read must be given, whatever becomes of the stream: the next pull tells.
+            with contextlib.suppress(self._lsl.util.LostError, self._lsl.util.TimeoutError):
+                self._clock.follow(self._inlet.time_correction(_POLL_S), now_s)
         finite = bool(np.isfinite(samples).all())
         self.give(Chunk(samples, arrival_ns, 0, stamps + self._clock.offset_s, finite))
 

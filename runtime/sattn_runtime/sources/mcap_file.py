@@ -13,6 +13,7 @@ published, which is that of its last sample. A file that was cut off is read as 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -27,7 +28,7 @@ from sattn_edge.recording import Recording
 from sattn_edge.recording_base import check_length, check_rate, check_some_finite, listed
 from sattn_runtime.sources.base import SourceOptions
 from sattn_runtime.sources.checks import RateCheck
-from sattn_runtime.sources.mcap_records import McapRecords
+from sattn_runtime.sources.mcap_records import DAMAGED, McapRecords
 from sattn_runtime.sources.optional import load_package
 from sattn_runtime.sources.payload import Message, PayloadDecoder, PayloadError
 from sattn_runtime.sources.replay import ReplaySource
@@ -83,7 +84,8 @@ def _rate(text: str, subject: str) -> float:
 def _read(path: Path, topic: str, contract: Contract) -> Iterator[Recording]:
     """The one recording of a topic."""
     records = McapRecords(path)
-    found = _chosen(_topics(records, topic, contract, str(path)), topic, str(path))
+    topics, others = _topics(records, topic, contract, str(path))
+    found = _chosen(topics, others, topic, str(path))
     subject = f"{path}, topic {found.name}"
     messages = [message for message, _ in found.messages]
     samples = np.concatenate([message.samples for message in messages])
@@ -98,27 +100,34 @@ def _read(path: Path, topic: str, contract: Contract) -> Iterator[Recording]:
     yield Recording(found.name, samples, None, stamps, None, tuple(notes), numbers)
 
 
-def _topics(records: McapRecords, topic: str, contract: Contract, subject: str) -> list[_Topic]:
-    """The topics that may be meant, with their messages."""
+def _topics(records: McapRecords, topic: str, contract: Contract, subject: str) -> tuple[list[_Topic], dict[str, str]]:
+    """The topics that may be meant, with their messages; and the others, each with how it is encoded."""
     package = load_package("mcap.records", "mcap", subject)
     streams = load_package("mcap.data_stream", "mcap", subject)
+    exceptions = load_package("mcap.exceptions", "mcap", subject)
     found: dict[str, _Topic] = {}
     by_id: dict[int, _Topic] = {}
+    others: dict[str, str] = {}
     for record in records:
         stream = streams.ReadDataStream(BytesIO(record.data))
-        if record.is_channel:
-            channel = package.Channel.read(stream)
+        try:
+            channel = package.Channel.read(stream) if record.is_channel else None
+            message = package.Message.read(stream, len(record.data)) if record.is_message else None
+        except (ValueError, struct.error, exceptions.McapError) as error:
+            raise RecordingError(subject, f"has a damaged record ({error!r})", todo=DAMAGED) from error
+        if channel is not None:
             if channel.message_encoding in (_JSON, _FLOATS) and topic in ("", channel.topic):
                 # A topic may have several channels: a recorder that started again gives it another.
-                by_id[channel.id] = found.setdefault(channel.topic, _Topic(channel, contract, subject))
-        elif record.is_message:
-            message = package.Message.read(stream, len(record.data))
-            if message.channel_id in by_id:
-                by_id[message.channel_id].take(message)
-    return list(found.values())
+                where = f"{subject}, topic {channel.topic}"
+                by_id[channel.id] = found.setdefault(channel.topic, _Topic(channel, contract, where))
+            else:
+                others[channel.topic] = channel.message_encoding
+        elif message is not None and message.channel_id in by_id:
+            by_id[message.channel_id].take(message)
+    return list(found.values()), others
 
 
-def _chosen(topics: list[_Topic], topic: str, subject: str) -> _Topic:
+def _chosen(topics: list[_Topic], others: Mapping[str, str], topic: str, subject: str) -> _Topic:
     full = [found for found in topics if found.messages]
     if len(full) > 1:
         names = listed([found.name for found in full])
@@ -126,8 +135,12 @@ def _chosen(topics: list[_Topic], topic: str, subject: str) -> _Topic:
     if not full:
         what = f"topic '{topic}' has no samples" if topic else "no topic has samples"
         bad = sum(found.bad for found in topics)
-        seen = f" ({bad:,} messages hold none)" if bad else ""
-        raise RecordingError(subject, what + seen, f"messages encoded as {_JSON} or {_FLOATS}")
+        there = [
+            f"{name} is encoded as '{encoding}'" for name, encoding in others.items() if name == topic or not topic
+        ]
+        seen = f" ({bad:,} messages hold none)" if bad else f" ({listed(there)})" if there else ""
+        todo = f"other topics: {listed(list(others))}" if topic and topic not in others and others else ""
+        raise RecordingError(subject, what + seen, f"messages encoded as {_JSON} or {_FLOATS}", todo)
     return full[0]
 
 

@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,6 +67,7 @@ class McapRecords:
             if kind == _CHUNK:
                 yield from self._in_chunk(data, whole)
             elif kind == _DATA_END and whole:
+                self.cut_off = not _ends_well(file)
                 return
             elif whole:
                 yield Record(kind, data)
@@ -78,7 +79,7 @@ class McapRecords:
             kind, length = _FRAME.unpack(head)
             if length > _LARGEST:
                 raise RecordingError(
-                    self._subject, f"has a record of {length:,} bytes", f"at most {_LARGEST:,}", _DAMAGED
+                    self._subject, f"has a record of {length:,} bytes", f"at most {_LARGEST:,}", DAMAGED
                 )
             data = file.read(length)
             yield kind, data, len(data) == length
@@ -91,15 +92,15 @@ class McapRecords:
         compression = data[_CHUNK_HEAD.size : body].decode("ascii", "replace")
         packed = data[body + _SIZE.size :]
         if size > _LARGEST:
-            raise RecordingError(self._subject, f"has a chunk of {size:,} bytes", f"at most {_LARGEST:,}", _DAMAGED)
+            raise RecordingError(self._subject, f"has a chunk of {size:,} bytes", f"at most {_LARGEST:,}", DAMAGED)
         try:
             plain = self._unpack(compression, packed, size)
         except RecordingError:
             raise
         except Exception as error:  # zstd and lz4 have errors of their own, both derived from this
-            raise RecordingError(self._subject, f"has a damaged chunk ({error})", todo=_DAMAGED) from error
+            raise RecordingError(self._subject, f"has a damaged chunk ({error})", todo=DAMAGED) from error
         if whole and (len(plain) != size or (crc and zlib.crc32(plain) != crc)):
-            raise RecordingError(self._subject, "has a damaged chunk (its CRC32 is another)", todo=_DAMAGED)
+            raise RecordingError(self._subject, "has a damaged chunk (its CRC32 is another)", todo=DAMAGED)
         for kind, record, complete in self._frames(BytesIO(plain)):
             if complete:
                 yield Record(kind, record)
@@ -114,8 +115,14 @@ class McapRecords:
             lz4 = load_package("lz4.frame", "mcap", self._subject)
             return bytes(lz4.LZ4FrameDecompressor().decompress(packed, size + 1))
         if compression:
-            raise RecordingError(self._subject, f"has chunks packed by '{compression}'", "zstd, lz4, or nothing")
+            raise RecordingError(self._subject, f"has chunks packed by {compression[:20]!r}", "zstd, lz4, or nothing")
         return packed
 
 
-_DAMAGED = "record it again, or repair it with `mcap recover`"
+def _ends_well(file: BinaryIO) -> bool:
+    """Whether the file's last bytes are those of a whole one."""
+    file.seek(-len(MAGIC), SEEK_END)
+    return file.read() == MAGIC
+
+
+DAMAGED = "record it again, or repair it with `mcap recover`"

@@ -12,6 +12,7 @@ The session is persistent: the broker keeps what comes while nobody is there, an
 A message is acknowledged when the run is done with it, so a kill costs nothing: what was in hand comes again.
 What comes again is told by the number in its payload (`numbering`) and dropped; without numbers a message is taken at
 least once, and the run says so. A loop that is slow acknowledges late; beyond 16,384 messages the broker waits.
+A message that is none, or does not fit the contract, is counted and left out; where the first 20 all are, the run ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic, monotonic_ns
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,7 +49,13 @@ _TAKEN_OVER = 142
 _SHORT_S, _MOST_SHORT = 3.0, 5
 _TRIES = 20  # messages without a good one, and it is told
 
-_Delivery = tuple[int, int]  # which connection, and the broker's number of the message there
+
+class _Delivery(NamedTuple):
+    """Which connection, the broker's number of the message there, and whether it says that it gave it before."""
+
+    connection: int
+    number: int
+    repeated: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +84,8 @@ class MqttSource(LiveSource):
         self._lock = threading.Lock()
         self._held: dict[int, _Held] = {}
         self._by_key: dict[tuple[int, int], _Held] = {}
-        self._connection, self._since, self._short = 0, 0.0, 0
+        self._connection, self._since = 0, 0.0
+        self._short, self._short_since = 0, 0.0
         self._away_since: float | None = None
         self._refused = ""
         self._ready = threading.Event()
@@ -149,10 +157,14 @@ class MqttSource(LiveSource):
             self._ready.set()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        now = monotonic()
         if self._away_since is None:
-            self._away_since = monotonic()
-            self._short = self._short + 1 if self._away_since - self._since < _SHORT_S else 0
-        if reason.value == _TAKEN_OVER or self._short >= _MOST_SHORT:
+            self._away_since = now
+            self._short = self._short + 1 if now - self._since < _SHORT_S else 0
+            self._short_since = self._since if self._short == 1 else self._short_since
+        # A broker that is restarted again and again looks the same, and may do so for as long as it may be away.
+        never_holds = self._short >= _MOST_SHORT and now - self._short_since > self._reconnect_s
+        if reason.value == _TAKEN_OVER or never_holds:
             found = f"the session '{self._address.client}' is taken away, by another reader of that name it seems"
             todo = "name this one with ?client=NAME"
             self._fail(SourceLostError(self._subject, found, "one reader for each client name", todo))
@@ -180,7 +192,8 @@ class MqttSource(LiveSource):
             return  # not acknowledged: it comes again
         try:
             with self._lock:
-                self._take(message.payload, (self._connection, message.mid) if message.qos else None, arrival_ns)
+                delivery = _Delivery(self._connection, message.mid, message.dup) if message.qos else None
+                self._take(message.payload, delivery, arrival_ns)
         except Exception as error:  # noqa: BLE001 - the library would swallow it; `read` raises it
             self._fail(error)
 
@@ -191,14 +204,16 @@ class MqttSource(LiveSource):
     def _take(self, payload: bytes, delivery: _Delivery | None, arrival_ns: int) -> None:
         try:
             message = self._decoder.decode(payload)
-        except PayloadError as error:
+        # One that does not fit the contract must not end the run: not acknowledged, it would end the next one too.
+        except (PayloadError, RecordingError) as error:
             self._bad(error)
             self._send_acknowledgement([delivery] if delivery else [])  # or it would come for ever
             return
         self._tried = -1
         key = None if message.seq is None else (message.seq, zlib.crc32(payload))
         if key is not None:
-            verdict = self._numbering.judge(key[0], len(message.samples), key[1])
+            repeated = delivery is not None and delivery.repeated
+            verdict = self._numbering.judge(key[0], len(message.samples), key[1], repeated=repeated)
             if verdict is Verdict.AGAIN:
                 self._again(key, delivery)
                 return
@@ -213,11 +228,13 @@ class MqttSource(LiveSource):
             self.give(StreamStart(self.name, None, self._notes(message)))
         self.give(chunk)
 
-    def _bad(self, error: PayloadError) -> None:
+    def _bad(self, error: PayloadError | RecordingError) -> None:
         self.counted["bad_messages"] += 1
         if self._tried >= 0:
             self._tried += 1
         if self._tried >= _TRIES:
+            if isinstance(error, RecordingError):
+                raise error
             found = f"{self._tried} messages and no good one among them, the last: {error}"
             raise RecordingError(self._subject, found, 'JSON with "samples", or the binary form of it') from error
 
@@ -275,9 +292,9 @@ class MqttSource(LiveSource):
         """Those of the connection at hand. One of an earlier connection comes again, and is acknowledged then."""
         if self._client is None:
             return
-        for connection, number in deliveries:
-            if connection == self._connection and self._away_since is None:
-                self._client.ack(number, 1)
+        for delivery in deliveries:
+            if delivery.connection == self._connection and self._away_since is None:
+                self._client.ack(delivery.number, 1)
 
     def read(self, timeout_s: float) -> Item:
         """As every live source; at the END the connection is let go."""

@@ -93,7 +93,7 @@ class PayloadDecoder:
         try:
             found = self._json.decode(data)
             table = np.array(found.samples, np.float64)  # None becomes NaN, rows of several lengths a ValueError
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise PayloadError(str(error)) from error
         if table.ndim != 2 or not table.size:
             raise PayloadError("no samples")
@@ -124,7 +124,9 @@ class PayloadDecoder:
         """
         if channels is None:
             self._check_channels(width)
-            return None
+            if units is None:
+                return None
+            channels = self._contract.channel_names
         if len(channels) != width or (units is not None and len(units) != width):
             raise PayloadError(f"{width} columns for {len(channels)} names")
         key = tuple(channels), tuple(units or [""] * width)

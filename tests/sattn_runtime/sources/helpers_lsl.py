@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ _CONFIG.write_text(
     "[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\n"
     f"SessionID = sattn-{os.getpid()}\n[ports]\nIPv6 = disable\n[log]\nlevel = -3\n"
 )
+atexit.register(_CONFIG.unlink, missing_ok=True)
 os.environ["LSLAPICFG"] = str(_CONFIG)
 
 _OUTLET = """

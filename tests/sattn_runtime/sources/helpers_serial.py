@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sattn_runtime.sources.base import Chunk, Item, StreamStart
+from tests.helpers_data import make_contract
+
 SETTLED_S = 10.0
+CONTRACT = make_contract(("c0", "c1"), rate_hz=50.0, units=("g", "g"))
 
 
 def wait_until(what: str, done: object, timeout_s: float = SETTLED_S) -> None:
@@ -91,3 +95,18 @@ def sample_frame(samples: np.ndarray, number: int, time_us: int) -> bytes:
 def names_frame(names: str, rate_hz: float = 0.0) -> bytes:
     """The channels' names."""
     return frame(2, 0, 0, 0, np.float32(rate_hz).tobytes(), names.encode())
+
+
+def values(items: list[Item]) -> list[list[float]]:
+    """The samples, row by row."""
+    return [row for item in items if isinstance(item, Chunk) for row in item.samples.tolist()]
+
+
+def numbers(items: list[Item]) -> list[int]:
+    """The number of each sample."""
+    return [n for item in items if isinstance(item, Chunk) and item.sequence is not None for n in item.sequence]
+
+
+def starts(items: list[Item]) -> int:
+    """How many streams begin."""
+    return sum(isinstance(item, StreamStart) for item in items)

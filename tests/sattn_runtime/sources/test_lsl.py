@@ -17,7 +17,7 @@ from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, Strea
 from tests.helpers_data import make_contract
 from tests.sattn_runtime.sources.helpers_lsl import Outlet
 
-pytest.importorskip("pylsl", exc_type=(ImportError, RuntimeError))
+pylsl = pytest.importorskip("pylsl", exc_type=(ImportError, RuntimeError))
 from sattn_runtime.sources.lsl import Clock
 
 CONTRACT = make_contract(("c0", "c1"), rate_hz=50.0, units=("g", "g"))
@@ -155,6 +155,43 @@ def test_nobody_there(monkeypatch):
     with pytest.raises(UnavailableError, match=r"lsl:name='nobody': no stream answered within 0\.3 s") as caught:
         opened("nobody")
     assert caught.value.exit_code == 6
+
+
+def failing(error: str) -> Callable[..., float]:
+    def time_correction(*_: object) -> float:
+        raise getattr(pylsl.util, error)("says the library")
+
+    return time_correction
+
+
+@pytest.mark.parametrize("error", ["LostError", "TimeoutError"])
+def test_a_sender_that_goes_while_it_is_connected_to(outlet, monkeypatch, error):
+    one = outlet()
+    monkeypatch.setattr(pylsl.StreamInlet, "time_correction", failing(error))
+    text = rf"lsl stream '{one.name}': answered, and could not be read \(says the library\)"
+    with pytest.raises(UnavailableError, match=text) as caught:
+        opened(one.name)
+    assert caught.value.exit_code == 6
+
+
+def test_no_sample_is_lost_with_a_measurement_of_the_clock(outlet, monkeypatch):
+    one = outlet()
+    source = opened(one.name)
+    monkeypatch.setattr(Clock, "due", lambda *_: True)
+    monkeypatch.setattr(pylsl.StreamInlet, "time_correction", failing("TimeoutError"))
+    one.push([[1, 2], [3, 4]], [time.monotonic(), time.monotonic() + 0.02])
+    items = take(source, 2)
+    source.close()
+    assert values(items) == [[2, 1], [4, 3]]
+    assert source.counters == {}
+
+
+def test_a_value_beyond_float32_is_infinite(outlet):
+    one = outlet(format=2)  # float64
+    source = opened(one.name)
+    one.push([[1e300, 2]], [time.monotonic()])
+    assert values(take(source, 1)) == [[2, np.inf]]
+    source.close()
 
 
 REFUSED = {

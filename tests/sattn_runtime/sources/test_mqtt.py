@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError, UsageError
+from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 from tests.helpers_data import make_contract
@@ -252,12 +252,14 @@ def test_bad_messages_are_counted_and_do_not_come_again(opened, publisher):
         '{"samples": [[1, 2], [3]]}',
         '{"seq": -1, "samples": [[1, 2]]}',
         b"SAT1x",
+        '{"x": ' + "[" * 100_000 + "]" * 100_000 + ', "samples": [[1, 2]]}',
+        *(payload for payload, _ in WRONG.values()),
     ):
         publisher.send(bad)
     publisher.send(message(0))
     items = take(source, 1)
     assert numbers(items) == [0]
-    assert source.counters == {"bad_messages": 5}
+    assert source.counters == {"bad_messages": 6 + len(WRONG)}
     source.acknowledge(chunks(items)[0])
     time.sleep(0.2)
     let_go(source)
@@ -279,6 +281,7 @@ WRONG = {
     "channels": ({"samples": [[1, 2, 3]]}, "messages have 3 channels without names; 2, as the contract: c0, c1"),
     "names": ({"samples": [[1, 2]], "channels": ["c0", "cl"]}, "channel 'c1' is missing; it has c0, cl"),
     "units": ({"samples": [[1, 2]], "channels": ["c0", "c1"], "units": ["g", "V"]}, "channel 'c1' is in V"),
+    "units alone": ({"samples": [[1, 2]], "units": ["g", "V"]}, "channel 'c1' is in V"),
     "rate": ({"samples": [[1, 2]], "rate_hz": 100}, r"sampled at 100 Hz \(by its rate_hz\)"),
 }
 
@@ -287,7 +290,8 @@ WRONG = {
 def test_what_does_not_fit_the_contract(opened, publisher, case):
     payload, text = WRONG[case]
     source = opened()
-    publisher.send(payload)
+    for _ in range(20):
+        publisher.send(payload)
     with pytest.raises(RecordingError, match=text) as caught:
         take(source, 1)
     assert caught.value.exit_code == 3
@@ -320,7 +324,8 @@ def test_a_broker_that_stays_away(broker, opened):
 
 def test_a_second_reader_of_the_same_name(opened):
     """Mosquitto 2.0.11 does not say why; each takes the session from the other, until one gives up."""
-    first, second = opened(), opened()
+    options = SourceOptions(None, 8, 4, reconnect_s=2.0)
+    first, second = opened("?client=test", options), opened("?client=test", options)
     failed: list[SourceLostError] = []
     deadline = time.monotonic() + 20
     while not failed and time.monotonic() < deadline:
@@ -332,6 +337,18 @@ def test_a_second_reader_of_the_same_name(opened):
     (error,) = failed[:1]
     assert "the session 'test' is taken away, by another reader of that name it seems; one reader" in str(error)
     assert "?client=NAME" in str(error)
+
+
+def test_a_broker_that_is_restarted_again_and_again(broker, opened, publisher):
+    """No connection holds for long, as if another reader took the session; but it is not away for --reconnect-s."""
+    source = opened("?client=test", SourceOptions(None, 8, 4, reconnect_s=600.0))
+    for seq in range(6):
+        publisher.send(message(seq))
+        assert numbers(take(source, 1)) == [seq]
+        publisher.flush()
+        broker.stop()
+        broker.start()
+        wait_until("it is back", lambda at=seq: source.counters.get("reconnects") == at + 1)
 
 
 def test_a_broker_that_says_that_the_session_was_taken(opened):
@@ -365,22 +382,3 @@ def test_a_broker_that_wants_a_password(tmp_path, monkeypatch):
         source.close()
     finally:
         broker.stop()
-
-
-REFUSED = {
-    "": "names no host; mqtt://HOST:PORT/TOPIC",
-    "//host": "names no topic",
-    "//host/": "names no topic",
-    "//host/a/+": "is a pattern of topics; one topic; a sensor is a stream of its own",
-    "//host/#": "is a pattern of topics",
-    "//host:x/t": "is no address",
-    "//host/t?qos=2": "qos is '2'; 0 or 1",
-    "//host/t?clinet=2": "unknown option 'clinet'; did you mean 'client'",
-    "//u:pw@host/t": r"source 'mqtt://u:\*\*\*@host/t': has a password; .*; put it into SATTN_MQTT_PASSWORD",
-}
-
-
-@pytest.mark.parametrize("rest", REFUSED)
-def test_what_is_refused(rest):
-    with pytest.raises(UsageError, match=REFUSED[rest]):
-        open_source(f"mqtt:{rest}", CONTRACT, OPTIONS)

@@ -25,11 +25,27 @@ def test_rule_2_what_an_earlier_run_was_done_with():
     assert judged(Numbering(10, after=500), 490) == [AGAIN]
 
 
+def test_rule_2_a_sender_that_began_anew_while_nobody_read():
+    """Only what the broker gave before can be far back, and only what came just before can be a sender's repeat."""
+    assert Numbering(32_768, after=5000).judge(0, 1, 0) is RESTART
+    assert Numbering(32_768, after=5000).judge(0, 1, 0, repeated=True) is AGAIN
+    assert judged(Numbering(32_768, after=5000), 4743, 4744) == [RESTART, NEW]
+    assert judged(Numbering(32_768, after=5000), 4744, 4745) == [AGAIN, AGAIN]
+
+
+def test_rule_2_ends_for_a_sender_that_begins_anew_later():
+    numbering = Numbering(32_768, after=100)
+    assert judged(numbering, 99) == [AGAIN]
+    assert judged(numbering, *range(101, 358)) == [NEW] * 257
+    assert judged(numbering, 99) == [AGAIN]  # by rule 1
+    assert judged(numbering, 0, 1) == [RESTART, NEW]
+
+
 def test_rule_2_ends_when_more_was_taken_than_can_be_given_again():
     numbering = Numbering(10, after=5)
     assert judged(numbering, *range(6, 16)) == [NEW] * 10
     assert judged(numbering, 3) == [AGAIN]
-    assert judged(numbering, 16, 3) == [NEW, RESTART]
+    assert judged(numbering, 16, 2) == [NEW, RESTART]
 
 
 def test_a_message_that_is_done_with_in_part():
