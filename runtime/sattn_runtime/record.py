@@ -9,7 +9,7 @@ from typing import Any
 from sattn_edge.errors import UsageError
 from sattn_runtime.decision import Decision
 from sattn_runtime.journal import Journal, JournalOptions
-from sattn_runtime.resume import Position, read_positions
+from sattn_runtime.resume import GOES_ON, Position, read_positions
 from sattn_runtime.stream import Gap, Stream
 
 
@@ -51,13 +51,15 @@ class Recorder:
         known = self._positions.get(name)
         if known is not None and again:
             known.check(name, head)
-            self._at, self._head = known, {**head, "resumed_behind_window": known.window}
+            self._at, self._head = known, {**head, GOES_ON: known.window}
             self._open()
             return  # its start stands before its first new line
-        self._start()
-        if known is not None and known.window >= 0:
-            self._shift = known.window + 1, known.last_sample + 1
-            self._open().break_off(name, known.last_sample + 1)
+        if known is not None and known.ever[0] >= 0:
+            window, sample = known.ever
+            self._shift, self._head = (window + 1, sample + 1), {**head, GOES_ON: window}
+            self._start().break_off(name, sample + 1)
+        else:
+            self._start()
         self.flush()
 
     def _open(self) -> Journal:
@@ -111,7 +113,8 @@ class Recorder:
         if not self._resume or self._path is None or self._again:
             return
         windows, samples = self._shift or (0, 0)
-        self._positions[self._name] = Position(windows + stream.windows - 1, samples + stream.ring.samples - 1)
+        ever = windows + stream.windows - 1, samples + stream.ring.samples - 1
+        self._positions[self._name] = Position(ever=ever)
 
     def flush(self) -> None:
         """Writes what is held."""
