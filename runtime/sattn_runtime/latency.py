@@ -79,10 +79,13 @@ class Histogram:
         return min(_middle(place), self.max_ns)
 
     def cumulative(self, edges_ns: list[int]) -> list[int]:
-        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket."""
+        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket.
+
+        One more at the end: how many there are, from the same look, since `count` may be behind on another thread.
+        """
         middles = [bisect_right(_MIDDLES, edge) for edge in edges_ns]
         sums = np.concatenate([[0], np.cumsum(self._counts)])
-        return [int(sums[place]) for place in middles]
+        return [*(int(sums[place]) for place in middles), int(sums[-1])]
 
     def summary_us(self) -> dict[str, float]:
         """p50 to p99.9, max and mean in microseconds."""

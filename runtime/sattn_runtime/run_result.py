@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class RunResult:
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
     live: Stream | None = None  # the stream at hand, whose counts are not added yet
+    # So that who counts on another thread never meets a stream twice or not at all.
+    _moving: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def contract(self) -> Contract:
@@ -77,12 +80,17 @@ class RunResult:
 
     def take_live(self) -> None:
         """Adds the counts of the stream at hand, which is over."""
-        totals, self.live = self.totals(), None
-        self.windows, self.unjudged = totals.pop("windows"), totals.pop("unjudged")
-        self.samples = totals
+        with self._moving:
+            totals, self.live = self._totals(), None
+            self.windows, self.unjudged = totals.pop("windows"), totals.pop("unjudged")
+            self.samples = totals
 
     def totals(self) -> dict[str, int]:
-        """Samples by what became of them, `windows` and `unjudged`, the stream at hand included."""
+        """Samples by what became of them, `windows` and `unjudged`, the stream at hand included. On any thread."""
+        with self._moving:
+            return self._totals()
+
+    def _totals(self) -> dict[str, int]:
         found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged}
         if self.live is not None:
             ring = self.live.ring
