@@ -51,15 +51,14 @@ class Recorder:
         known = self._positions.get(name)
         if known is not None and again:
             known.check(name, head)
-            self._at, self._head = known, {**head, GOES_ON: known.window}
+            self._at = dataclasses.replace(known, window=known.run_window)
+            self._head = {**head, GOES_ON: known.run_window}
             self._open()
             return  # its start stands before its first new line
-        if known is not None and known.ever[0] >= 0:
-            window, sample = known.ever
-            self._shift, self._head = (window + 1, sample + 1), {**head, GOES_ON: window}
-            self._start().break_off(name, sample + 1)
-        else:
-            self._start()
+        self._start()
+        if known is not None and known.window >= 0:
+            self._shift = known.window + 1, known.last_sample + 1
+            self._open().break_off(name, known.last_sample + 1)
         self.flush()
 
     def _open(self) -> Journal:
@@ -113,8 +112,7 @@ class Recorder:
         if not self._resume or self._path is None or self._again:
             return
         windows, samples = self._shift or (0, 0)
-        ever = windows + stream.windows - 1, samples + stream.ring.samples - 1
-        self._positions[self._name] = Position(ever=ever)
+        self._positions[self._name] = Position(windows + stream.windows - 1, samples + stream.ring.samples - 1)
 
     def flush(self) -> None:
         """Writes what is held."""

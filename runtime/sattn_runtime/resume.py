@@ -17,7 +17,7 @@ import msgspec
 
 from sattn_edge.errors import JournalError, UsageError
 
-GOES_ON = "resumed_behind_window"  # in a `start`: the stream does not begin anew, but where a run before it ended
+GOES_ON = "resumed_behind_window"  # in a `start`: the stream does not begin anew, but where the run before it ended
 # What has to be the same for windows to be those that the journal speaks of.
 SAME = ("source", "graph_digest", "precision", "window_samples", "hop_samples", "rate_hz", "labels", "smooth")
 
@@ -26,13 +26,14 @@ SAME = ("source", "graph_digest", "precision", "window_samples", "hop_samples", 
 class Position:
     """How far a journal has got with one stream; -1 is not at all.
 
-    window, gap_sample and events are those of the stream's last run, since another may have had other windows of the
-    same numbers; ever is (window, last sample) of the highest number that any run gave. events: for each kind of event
-    the sample of the last one. head: what the stream's last `start` said.
+    events: for each kind of event the sample of the last one. head: what the stream's last `start` said.
+    window is the highest number that any run gave; run_window, gap_sample and events are those of the stream's last
+    run, since one before it that began anew may have had other windows of the same numbers.
     """
 
     window: int = -1
-    ever: tuple[int, int] = (-1, -1)
+    run_window: int = -1
+    last_sample: int = -1
     gap_sample: int = -1
     events: dict[str, int] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
@@ -106,13 +107,14 @@ def _whole_lines(name: str) -> Iterator[bytes]:
 def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
     position = positions.setdefault(line.stream, Position())
     if line.type == "window":
-        position.window = max(position.window, line.window)
-        position.ever = max(position.ever, (line.window, line.last_sample))
+        position.run_window = max(position.run_window, line.window)
+        if line.window > position.window:
+            position.window, position.last_sample = line.window, line.last_sample
     elif line.type == "start" or line.event == "rotated":
-        head = msgspec.json.decode(text)
-        if line.type == "start" and GOES_ON not in head:
-            position = positions[line.stream] = Position(ever=position.ever)
-        position.head = head
+        position.head = msgspec.json.decode(text)
+        if line.type == "start" and GOES_ON not in position.head:
+            position.run_window = position.gap_sample = -1
+            position.events.clear()
     elif isinstance(line.sample, int):
         if line.type == "gap":
             position.gap_sample = max(position.gap_sample, line.sample)

@@ -268,6 +268,6 @@ def test_positions_are_read_over_rotated_files(tmp_path):
     )
     assert [Path(name).name for name in journal_files(str(path))] == ["j.3", "j.1", "j"]
     (found,) = read_positions(str(path)).values()
-    assert (found.window, found.ever, found.gap_sample, found.events) == (2, (2, 17), 40, {"k": 7})
+    assert (found.window, found.last_sample, found.gap_sample, found.events) == (2, 17, 40, {"k": 7})
     assert found.head["hop_samples"] == 4
     assert read_positions(str(tmp_path / "none")) == {}
