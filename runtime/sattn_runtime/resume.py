@@ -32,11 +32,11 @@ class Position:
     """
 
     window: int = -1
-    run_window: int = -1
     last_sample: int = -1
     gap_sample: int = -1
     events: dict[str, int] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
+    run_window: int = -1
 
     def check(self, stream: str, head: dict[str, Any]) -> None:
         """Raises UsageError where another run than this one wrote the stream."""
