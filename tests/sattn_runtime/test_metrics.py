@@ -187,10 +187,12 @@ def test_counts_never_go_back_while_streams_end(tmp_path, monkeypatch):
                 while not ended.is_set():
                     seen.append(result.totals()["windows"])
 
-            threading.Thread(target=count, daemon=True).start()
+            self.thread = threading.Thread(target=count, daemon=True)
+            self.thread.start()
 
         def end(self) -> None:
             ended.set()
+            self.thread.join()
 
     monkeypatch.setattr(run_module, "_SWITCH_S", 1e-6)
     options = RunOptions(str(save_model(tmp_path)), f"replay:{tmp_path / 'r.npz'}", backend=BACKEND)
