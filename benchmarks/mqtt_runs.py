@@ -2,8 +2,9 @@
 
     python benchmarks/mqtt_runs.py [--messages 20000] [--kills 4] [--restarts 4] [--careless] [--json]
 
-A publisher sends one sample a message with QoS 1. `sattn-run` decides on windows of 8 samples every 4 and journals them;
-it is killed with SIGKILL at moments drawn at random and started again with `--resume`; mosquitto is restarted cleanly.
+A publisher sends one sample a message with QoS 1. `sattn-run` decides on windows of 8 samples every 4 and journals
+them; it is killed with SIGKILL at moments drawn at random and started again with `--resume`; mosquitto is restarted
+cleanly.
 In the end the journal must hold every window that a run over all samples in one piece has: each once, in order, with
 the same numbers and the same logits, and no gap. Exit 1 otherwise.
 
@@ -30,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(ROOT / "export")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime"))
 
 from sattn_edge.engine import EngineOptions, open_engine
 from sattn_edge.model_file import load_model_file
@@ -190,7 +191,8 @@ class _Trial:
         found = [row for row in rows if row["type"] == "window"]
         counts = Counter(number for row in found for number in range(row["sequence"], row["sequence"] + WINDOW))
         expected = self._one_piece()
-        usual = Counter(number for first in range(0, len(expected) * HOP, HOP) for number in range(first, first + WINDOW))
+        firsts = range(0, len(expected) * HOP, HOP)
+        usual = Counter(number for first in firsts for number in range(first, first + WINDOW))
         wrong = sum(not _same(row, expected) for row in found)
         return Result(
             messages=self._plan.messages,
@@ -244,8 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(
             f"{result.messages:,} messages, {result.kills} kill -9 of sattn-run, {result.restarts} broker restarts: "
-            f"{result.windows:,} windows, {result.lost} messages lost, {result.doubled} doubled, {result.wrong} windows "
-            f"wrong, {result.gaps} gaps ({result.seconds:g} s)"
+            f"{result.windows:,} windows, {result.lost} messages lost, {result.doubled} doubled, "
+            f"{result.wrong} windows wrong, {result.gaps} gaps ({result.seconds:g} s)"
         )
     done = (result.kills, result.restarts) == (plan.kills, plan.restarts)
     return 0 if done and result.good else 1

@@ -169,7 +169,7 @@ def _observers(metrics: str | None, trace: str | None, *, watch: bool) -> list[O
     """Who looks on: what the command line asks for, and systemd where it started us."""
     from sattn_runtime.systemd import Notifier
 
-    found: list[Observer | None] = [Notifier.from_environment(os.environ, tell)]
+    found: list[Observer | None] = []
     if metrics is not None:
         from sattn_runtime.metrics import Metrics
 
@@ -182,6 +182,8 @@ def _observers(metrics: str | None, trace: str | None, *, watch: bool) -> list[O
         from sattn_runtime.watch import Watch
 
         found.append(Watch())
+    # Last: the service is ready when all the others are.
+    found.append(Notifier.from_environment(os.environ, tell))
     return [observer for observer in found if observer is not None]
 
 

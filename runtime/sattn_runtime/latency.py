@@ -25,7 +25,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 _SUB_BITS = 7  # 128 buckets an octave
 _TOP_BITS = 44  # 4.9 hours; longer ones land in the last bucket, the maximum stays exact
 
-_ROWS = 512  # windows that are counted together
+ROWS = 512  # windows that are counted together
 _ROW = struct.Struct(f"{len(STAGES) + 1}q")
 
 
@@ -35,8 +35,8 @@ class Histogram:
     def __init__(self) -> None:
         self._counts = np.zeros(((_TOP_BITS - _SUB_BITS) << _SUB_BITS) + 2, np.int64)
         # Made once and used for every block: the loop must not wait for memory.
-        self._values, self._places, self._shifts = (np.zeros(_ROWS, np.int64) for _ in range(3))
-        self._floats, self._bits = np.zeros(_ROWS), np.zeros(_ROWS, np.int32)
+        self._values, self._places, self._shifts = (np.zeros(ROWS, np.int64) for _ in range(3))
+        self._floats, self._bits = np.zeros(ROWS), np.zeros(ROWS, np.int32)
         self.count = 0
         self.max_ns = 0
         self.total_ns = 0
@@ -47,11 +47,11 @@ class Histogram:
 
     def add_many(self, durations_ns: NDArray[np.int64]) -> None:
         """Counts durations int64 [n] in ns."""
-        for begin in range(0, len(durations_ns), _ROWS):
-            self._add_block(durations_ns[begin : begin + _ROWS])
+        for begin in range(0, len(durations_ns), ROWS):
+            self._add_block(durations_ns[begin : begin + ROWS])
 
     def _add_block(self, durations_ns: NDArray[np.int64]) -> None:
-        """At most _ROWS of them. Every step writes into an array that is there."""
+        """At most ROWS of them. Every step writes into an array that is there."""
         count = len(durations_ns)
         values, places, shifts = self._values[:count], self._places[:count], self._shifts[:count]
         np.maximum(durations_ns, 0, out=values)
@@ -79,10 +79,13 @@ class Histogram:
         return min(_middle(place), self.max_ns)
 
     def cumulative(self, edges_ns: list[int]) -> list[int]:
-        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket."""
+        """How many durations lie at or below each edge, ascending; off by at most those within an edge's bucket.
+
+        One more at the end: how many there are, from the same look, since `count` may be behind on another thread.
+        """
         middles = [bisect_right(_MIDDLES, edge) for edge in edges_ns]
         sums = np.concatenate([[0], np.cumsum(self._counts)])
-        return [int(sums[place]) for place in middles]
+        return [*(int(sums[place]) for place in middles), int(sums[-1])]
 
     def summary_us(self) -> dict[str, float]:
         """p50 to p99.9, max and mean in microseconds."""
@@ -114,9 +117,9 @@ class Latency:
         self.longest_stall_ns = 0
         self.total = Histogram()
         self.stages = {name: Histogram() for name in STAGES}
-        self._rows = bytearray(_ROW.size * _ROWS)
-        self._table = np.frombuffer(self._rows, np.int64).reshape(_ROWS, len(STAGES) + 1)
-        self._totals, self._dones, self._steps_ns = (np.zeros(_ROWS + 1, np.int64) for _ in range(3))
+        self._rows = bytearray(_ROW.size * ROWS)
+        self._table = np.frombuffer(self._rows, np.int64).reshape(ROWS, len(STAGES) + 1)
+        self._totals, self._dones, self._steps_ns = (np.zeros(ROWS + 1, np.int64) for _ in range(3))
         self._used = 0
         self._last: tuple[int, int] | None = None  # (done, total) of the window before, in this stream
         self._jitter_ns = self._steps = 0
@@ -127,6 +130,11 @@ class Latency:
         self._used += _ROW.size
         if self._used == len(self._rows):
             self.fold()
+
+    @property
+    def pending(self) -> bool:
+        """Whether rows are written down that are not counted yet."""
+        return self._used > 0
 
     def fold(self) -> None:
         """Counts the rows written down so far."""

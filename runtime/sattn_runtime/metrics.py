@@ -63,7 +63,9 @@ class Metrics(Observer):
         except OSError as error:
             where = f"'{self._host}:{self.port}'"
             raise UsageError("--metrics", f"{where} can't be listened on ({error.strerror or error})") from error
-        self.port = self._server[0].server_port
+        asked, self.port = self.port, self._server[0].server_port
+        if not asked:
+            self._tell(f"note: metrics are served on port {self.port}")
         if not _is_loopback(self._host):
             self._tell(f"note: metrics can be read by whoever reaches {self._host}:{self.port}")
 
@@ -115,9 +117,9 @@ class Metrics(Observer):
 def _latency(result: RunResult) -> Iterator[Any]:
     core, latency = _core(), result.latency
     cumulative = latency.total.cumulative([round(edge * 1e9) for edge in _EDGES_S])
-    buckets = [(f"{edge:g}", count) for edge, count in zip(_EDGES_S, cumulative, strict=True)]
+    edges = [*(f"{edge:g}" for edge in _EDGES_S), "+Inf"]
     family = core.HistogramMetricFamily("sattn_latency_seconds", "From due to done.")
-    family.add_metric([], [*buckets, ("+Inf", latency.total.count)], latency.total.total_ns / 1e9)
+    family.add_metric([], list(zip(edges, cumulative, strict=True)), latency.total.total_ns / 1e9)
     yield family
     family = core.GaugeMetricFamily(
         "sattn_stage_seconds", "Quantiles of the whole run, by stage.", labels=["stage", "quantile"]

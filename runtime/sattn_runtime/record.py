@@ -10,7 +10,7 @@ from sattn_edge.errors import UsageError
 from sattn_runtime.decision import Decision
 from sattn_runtime.events import News
 from sattn_runtime.journal import Journal, JournalOptions
-from sattn_runtime.resume import Position, Shift, read_positions
+from sattn_runtime.resume import GOES_ON, Position, Shift, read_positions
 from sattn_runtime.stream import Stream
 
 
@@ -74,7 +74,8 @@ class Recorder:
             self._start()
         elif again:
             known.check(name, head)
-            self._at, self._head = known, {**head, "resumed_behind_window": known.window}
+            self._at = dataclasses.replace(known, window=known.run_window)
+            self._head = {**head, GOES_ON: known.run_window}
             self._open()
             return  # its start stands before its first new line
         else:
@@ -83,7 +84,7 @@ class Recorder:
 
     def _go_on(self, known: Position, head: dict[str, Any]) -> None:
         """A live stream goes on from what the journal knows of it: at the source's own numbers, or behind a hole."""
-        self._head = {**head, "resumed_behind_window": known.window}
+        self._head = {**head, GOES_ON: known.window}
         self._shift = known.shift(head["rate_hz"])
         self._start()
         self.expected = known.next_sequence

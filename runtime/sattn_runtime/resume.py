@@ -22,6 +22,7 @@ from sattn_edge.errors import JournalError, UsageError
 from sattn_runtime.decision import Decision
 from sattn_runtime.events import STATES, Event, Gap, News
 
+GOES_ON = "resumed_behind_window"  # in a `start`: the stream does not begin anew, but where the run before it ended
 # What has to be the same for windows to be those that the journal speaks of.
 SAME = ("source", "graph_digest", "precision", "window_samples", "hop_samples", "rate_hz", "labels", "smooth")
 
@@ -61,6 +62,8 @@ class Position:
     events: the sample of the last event of each kind, channel and label. head: what the stream's last `start` said.
     next_sequence: the source's own number of the sample that the next window begins with, None where it has none;
     next_sample is its number in the journal.
+    window is the highest number that any run gave; run_window, gap_sample and events are those of the stream's last
+    run, since one before it that began anew may have had other windows of the same numbers.
     """
 
     window: int = -1
@@ -70,6 +73,7 @@ class Position:
     head: dict[str, Any] = field(default_factory=dict)
     next_sequence: int | None = None
     next_sample: int = 0
+    run_window: int = -1
 
     def has(self, news: News) -> bool:
         """Whether the journal has a line of it, of a source that was read again."""
@@ -156,6 +160,7 @@ def _whole_lines(name: str) -> Iterator[bytes]:
 def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
     position = positions.setdefault(line.stream, Position())
     if line.type == "window":
+        position.run_window = max(position.run_window, line.window)
         if line.window > position.window:
             position.window, position.last_sample = line.window, line.last_sample
         hop = position.head.get("hop_samples")
@@ -165,10 +170,13 @@ def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
             position.next_sequence, position.next_sample = line.sequence + hop, line.first_sample + hop
     elif line.type == "start" or line.kind == "rotated":
         position.head = msgspec.json.decode(text)
+        if line.type == "start" and GOES_ON not in position.head:
+            position.run_window = position.gap_sample = -1
+            position.events.clear()
     elif isinstance(line.sample, int):
         if line.type == "gap":
             position.gap_sample = max(position.gap_sample, line.sample)
-            if line.sequence is not None and not line.filled:
+            if not line.filled:
                 position.next_sequence, position.next_sample = line.sequence, line.sample
         elif line.type == "event":
             about = line.kind, line.channel, line.label

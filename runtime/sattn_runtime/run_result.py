@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,6 +92,8 @@ class RunResult:
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
     live: Stream | None = None  # the stream at hand, whose counts are not added yet
+    # So that who counts on another thread never meets a stream twice or not at all.
+    _moving: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def contract(self) -> Contract:
@@ -102,18 +105,22 @@ class RunResult:
         stream = self.live
         if stream is None:
             return
-        totals = self.totals()
-        self.live = None
-        self.windows, self.unjudged, self.gaps = (totals.pop(name) for name in ("windows", "unjudged", "gaps"))
-        if stream.untaken:
-            totals["undecided"] = totals.get("undecided", 0) + stream.untaken
-        self.samples = totals
+        with self._moving:
+            totals, self.live = self._totals(), None
+            self.windows, self.unjudged, self.gaps = (totals.pop(name) for name in ("windows", "unjudged", "gaps"))
+            if stream.untaken:
+                totals["undecided"] = totals.get("undecided", 0) + stream.untaken
+            self.samples = totals
         self.reasons.update(stream.reasons)
         self.events.update(stream.log.counts)
         self.missing += stream.log.missing
 
     def totals(self) -> dict[str, int]:
-        """Samples by what became of them, `windows`, `unjudged` and `gaps`, the stream at hand included."""
+        """Samples by what became of them, `windows`, `unjudged` and `gaps`, with the stream at hand. On any thread."""
+        with self._moving:
+            return self._totals()
+
+    def _totals(self) -> dict[str, int]:
         found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged, "gaps": self.gaps}
         stream = self.live
         if stream is not None:

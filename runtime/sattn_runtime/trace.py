@@ -2,7 +2,8 @@
 
 A window is a span from when it was taken up to when it was handed over, with its stages within; how long it waited
 before is a span of its own beside it, since windows may wait while others are computed. The latest 16 MB are kept. The
-file is replaced whole every ten seconds and at the end, so it is valid JSON whenever one looks, also after a kill.
+file is replaced whole when a run begins, half a second later, then ever less often down to every ten seconds, and at
+the end. So it is valid JSON whenever one looks, also after an early kill, and never that of a run before.
 
 A window costs the loop some ten microseconds, after its decision was handed over.
 """
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 16_000_000
 _BLOCK_BYTES = 1 << 16
-_EVERY_NS = 10_000_000_000
+_FIRST_NS, _EVERY_NS = 500_000_000, 10_000_000_000
 _CLOSE_S = 0.5
 _SERVICE = STAGES[1:-1]  # between wait and emit
 
@@ -49,6 +50,7 @@ class Trace(Observer):
         self._encode = msgspec.json.Encoder().encode_into
         self._told = False
         self._published_ns = self._seen = self._windows = 0
+        self._every_ns = min(_FIRST_NS, _EVERY_NS)
         self._next: list[bytes] | None = None
         self._error: OSError | None = None
         self._wake = threading.Event()
@@ -61,6 +63,7 @@ class Trace(Observer):
         head = {"name": "process_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": name}}
         self._head = b'{"traceEvents":[\n' + msgspec.json.encode(head)
         self._published_ns = monotonic_ns()
+        self._publish()
         self._thread = threading.Thread(target=self._write_all, name="sattn-trace", daemon=True)
         self._thread.start()
 
@@ -97,8 +100,8 @@ class Trace(Observer):
 
     def tick(self, now_ns: int) -> None:
         """Hands what there is to the writer where it is time."""
-        if now_ns - self._published_ns >= _EVERY_NS and self._windows > self._seen:
-            self._published_ns = now_ns
+        if now_ns - self._published_ns >= self._every_ns and self._windows > self._seen:
+            self._published_ns, self._every_ns = now_ns, min(2 * self._every_ns, _EVERY_NS)
             self._publish()
         if self._error is not None and not self._told:
             self._told = True
@@ -116,6 +119,8 @@ class Trace(Observer):
             self._ending = True  # after what it still has to write, before what wakes it last
             self._wake.set()
             self._thread.join(_CLOSE_S)
+            if self._thread.is_alive():
+                self._tell(f"note: trace '{self._path}': the disk is slow, the last windows may not be in it")
             self.tick(monotonic_ns())
 
     def _write_all(self) -> None:

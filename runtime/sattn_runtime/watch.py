@@ -93,15 +93,15 @@ class Watch(Observer):
 
         with Live(console=Console(stderr=True), auto_refresh=False, transient=False) as live:
             while not self._ending.wait(_EVERY_S):
-                live.update(self._panel(live.console.width), refresh=True)
-            live.update(self._panel(live.console.width), refresh=True)
+                live.update(self._panel(*live.console.size), refresh=True)
+            live.update(self._panel(*live.console.size), refresh=True)
 
-    def _panel(self, width: int) -> Any:
+    def _panel(self, width: int, height: int) -> Any:
         from rich.panel import Panel
         from rich.text import Text
 
         shown = self.shown()
-        lines = picture(shown, width - 4) if shown is not None else ["waiting for a stream"]
+        lines = picture(shown, width - 4, height - 2) if shown is not None else ["waiting for a stream"]
         title = self._result.options.model if self._result is not None else ""
         return Panel(Text("\n".join(lines), no_wrap=True), title=Text(title), title_align="left")
 

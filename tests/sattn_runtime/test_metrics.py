@@ -11,15 +11,18 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sattn_edge.errors import UnavailableError, UsageError
+from sattn_runtime import run as run_module
 from sattn_runtime.decision import Decision
-from sattn_runtime.latency import Histogram
-from sattn_runtime.metrics import Metrics, parse_address
+from sattn_runtime.latency import Histogram, Latency
+from sattn_runtime.metrics import Metrics, _latency, parse_address
+from sattn_runtime.observer import Observer
 from sattn_runtime.run import RunOptions, RunResult, run
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import FakeEngine
@@ -78,8 +81,11 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunResult, Re
     options = RunOptions(
         str(save_model(tmp_path, hop=4)), f"replay:{tmp_path / 'r.npz'}", backend=BACKEND, journal=str(tmp_path / "j")
     )
-    metrics = Reading("0", pytest.fail)
-    return run(options, tell=pytest.fail, stop=Stop(), observers=[metrics]), metrics
+    told: list[str] = []
+    metrics = Reading("0", told.append)
+    result = run(options, tell=pytest.fail, stop=Stop(), observers=[metrics])
+    assert told == [f"note: metrics are served on port {metrics.port}"]
+    return result, metrics
 
 
 def test_counts_are_the_reports(done):
@@ -130,10 +136,70 @@ def test_buckets_count_what_lies_below_their_edge():
     edges = [10**k for k in range(3, 10)]
     exact = [int((values <= edge).sum()) for edge in edges]
     near = [int((abs(values / edge - 1) < 0.008).sum()) for edge in edges]
-    for found, wanted, slack in zip(histogram.cumulative(edges), exact, near, strict=True):
+    *sums, every = histogram.cumulative(edges)
+    for found, wanted, slack in zip(sums, exact, near, strict=True):
         assert abs(found - wanted) <= slack
     assert max(near) < 200
-    assert histogram.cumulative([0]) == [0]
+    assert every == 5000
+    assert histogram.cumulative([0]) == [0, 5000]
+
+
+def test_a_histogram_read_while_it_is_counted_is_one():
+    """Buckets and count are of one moment: Prometheus' strict parser refuses others."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.openmetrics.exposition import generate_latest
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    latency = Latency(10**6)
+    latency.add((1000, 2000, 0, 5_500_000, 0, 7), 900, 10**12)
+    latency.fold()
+    latency.total.count = 0  # what a scrape meets between the two steps of counting
+
+    class Found:
+        def collect(self) -> Any:
+            return _latency(SimpleNamespace(latency=latency))  # type: ignore[arg-type]
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Found())  # type: ignore[arg-type]
+    (family,) = [f for f in text_string_to_metric_families(generate_latest(registry).decode()) if f.type == "histogram"]
+    assert [s.value for s in family.samples if s.name.endswith("_count")] == [1]
+
+
+def test_counts_never_go_back_while_streams_end(tmp_path, monkeypatch):
+    """Read on another thread while one stream after another is added to the run's."""
+    add_backend(monkeypatch, FakeEngine)
+    names, samples = [f"s{i}" for i in range(3000)], np.ones((3000 * 16, 2), np.float32)
+    starts = np.arange(3000) * 16
+    np.savez(
+        tmp_path / "r.npz",
+        signal=samples,
+        channels=["c0", "c1"],
+        rec_start=starts,
+        rec_len=np.full(3000, 16),
+        rec_name=names,
+    )
+    seen: list[int] = []
+    ended = threading.Event()
+
+    class Counter(Observer):
+        def begin(self, result: RunResult) -> None:
+            def count() -> None:
+                while not ended.is_set():
+                    seen.append(result.totals()["windows"])
+
+            self.thread = threading.Thread(target=count, daemon=True)
+            self.thread.start()
+
+        def end(self) -> None:
+            ended.set()
+            self.thread.join()
+
+    monkeypatch.setattr(run_module, "_SWITCH_S", 1e-6)
+    options = RunOptions(str(save_model(tmp_path)), f"replay:{tmp_path / 'r.npz'}", backend=BACKEND)
+    result = run(options, tell=pytest.fail, stop=Stop(), observers=[Counter()])
+    assert result.windows == 3000
+    assert len(seen) > 10
+    assert seen == sorted(seen)
 
 
 def test_nothing_listens_or_runs_afterwards(done):

@@ -157,6 +157,22 @@ def test_a_journal_cut_behind_any_line_is_completed(model, data, tmp_path, backe
             assert starts[0]["resumed_behind_window"] == known[-1]
 
 
+def test_a_run_that_began_anew_in_the_same_journal_is_the_one_that_goes_on(model, data, tmp_path, monkeypatch, backend):
+    """Another run's windows of the same numbers are not this one's."""
+    journal, whole, keep = tmp_path / "j.jsonl", tmp_path / "whole.jsonl", JournalOptions(fsync_s=0)
+    go(model, data, journal, keep=keep, resume=False)
+    before = len(content(journal))
+    go(model, data, whole, keep=keep, resume=False, hop=HOP // 2)
+    killer = Killer(monkeypatch, 0)
+    killer.arm(14)
+    with pytest.raises(KilledError):
+        go(model, data, journal, keep=keep, resume=False, hop=HOP // 2)
+    killer.arm(None)
+    assert before < journal.read_bytes().count(b'"window":') < before + len(content(whole)) - 3
+    go(model, data, journal, keep=keep, hop=HOP // 2)
+    assert content(journal)[before:] == content(whole)
+
+
 # ------------------------------------------------------------------ live sources
 
 
@@ -247,8 +263,7 @@ def test_positions_are_read_over_rotated_files(tmp_path):
     (tmp_path / "j.1").write_text(line % (1, 13) + '{"type":"gap","stream":"s","sample":40,"seconds":null}\n')
     (tmp_path / "j.6").write_text("not ours: two numbers below it are free")
     path.write_text(
-        line % (2, 17)
-        + '{"type":"event","stream":"s","kind":"k","sample":7}\n{"type":"window","stream":"s","window":3'
+        line % (2, 17) + '{"type":"event","stream":"s","kind":"k","sample":7}\n{"type":"window","stream":"s","window":3'
     )
     assert [Path(name).name for name in journal_files(str(path))] == ["j.3", "j.1", "j"]
     (found,) = read_positions(str(path)).values()

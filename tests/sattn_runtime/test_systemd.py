@@ -188,3 +188,20 @@ def test_a_loop_that_hangs_does_not_feed_its_watchdog(tmp_path, manager, address
     assert process.poll() is None
     process.kill()
     process.communicate()
+
+
+def test_a_run_that_cannot_begin_is_never_ready(tmp_path, manager, address):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        argv = command_line("sattn-run", save_model(tmp_path), "-", "--metrics", port)
+        process = subprocess.Popen(
+            argv,
+            env={**environment(), "NOTIFY_SOCKET": address},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert finish(process).code == 2
+    assert manager.waiting() == []

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from itertools import pairwise
@@ -117,13 +118,15 @@ def wait_for(what: Any) -> None:
 
 def test_it_is_written_while_the_run_goes_on(path):
     trace = Trace(str(path), pytest.fail)
+    path.write_text("what a run before left")
     trace.begin(Idle())  # type: ignore[arg-type]
+    wait_for(lambda: "before" not in path.read_text())
     now = time.monotonic_ns()
     trace.window("s", decision(0), 100, now)
     trace.tick(now)
-    assert not path.exists()
-    trace.tick(now + 10 * 10**9)
-    wait_for(path.exists)
+    assert not events(path)
+    trace.tick(now + 10**9)
+    wait_for(lambda: events(path))
     assert len([e for e in events(path) if e["name"] == "window"]) == 1
     before = path.stat().st_ino
     trace.tick(now + 30 * 10**9)  # nothing came: nothing is written
@@ -133,6 +136,29 @@ def test_it_is_written_while_the_run_goes_on(path):
     trace.end()
     assert len([e for e in events(path) if e["name"] == "window"]) == 2
     assert not [t for t in threading.enumerate() if t.name == "sattn-trace"]
+
+
+def test_it_is_written_ever_less_often_down_to_ten_seconds(path, monkeypatch):
+    trace, written = Trace(str(path), pytest.fail), []
+    monkeypatch.setattr(trace, "_publish", lambda: written.append(second))
+    second = 0.0
+    trace.begin(Idle())  # type: ignore[arg-type]
+    began = time.monotonic_ns()
+    for tenth in range(1, 600):
+        second = tenth / 10
+        trace.window("s", decision(tenth), 100, began + tenth * 10**8)
+        trace.tick(began + tenth * 10**8)
+    trace.end()
+    steps = [b - a for a, b in pairwise(written[:-1])]
+    assert steps == pytest.approx([0.5, 1, 2, 4, 8, 10, 10, 10, 10])
+
+
+def test_it_is_there_and_valid_after_an_early_kill(tmp_path, path):
+    process = start("sattn-run", save_model(tmp_path), "-", "--trace", path, stdin=subprocess.PIPE)
+    wait_for(path.exists)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert events(path) == []
 
 
 def test_it_is_valid_after_a_kill(tmp_path, path):
@@ -147,8 +173,6 @@ def test_it_is_valid_after_a_kill(tmp_path, path):
         path.unlink(missing_ok=True)
         argv = helpers_run.command_line("sattn-run", model, f"replay:{data}", "--trace", path)
         argv[2] = often + argv[2]
-        import subprocess
-
         process = subprocess.Popen(argv, env=helpers_run.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wait_for(path.exists)
         time.sleep(rng.uniform(0, 0.2))

@@ -77,6 +77,35 @@ def test_no_line_is_wider_than_the_terminal(width):
     assert max(map(len, picture(SHOWN, width))) <= width
 
 
+def test_no_number_is_cut_where_it_is_narrow():
+    lines = picture(SHOWN, 34)
+    assert lines[1] == f"ax (g)  {line(list(range(80)), 26)}"
+    text = "\n".join(lines)
+    for whole in (
+        "window 12: walk\n",
+        " 0.75, for 2.5 s\n",
+        "p50 120 us",
+        "p99 4.50 ms",
+        "deadline 160.00 ms",
+        "gaps 2",
+    ):
+        assert whole in text
+    assert picture(SHOWN, 80)[1].endswith("0 to 79")
+
+
+def test_the_decision_is_seen_where_it_is_low():
+    names = tuple(f"c{i}" for i in range(40))
+    shown = dataclasses.replace(SHOWN, channels=names, units=("",) * 40, samples=np.zeros((9, 40), np.float32))
+    for height in (8, 12, 24):
+        lines = picture(shown, 80, height)
+        assert len(lines) == height
+        assert [text for text in lines if text.startswith("window 12: walk")]
+        assert lines[-1] == "counts   windows 13  gaps 2"
+        assert sum(text.startswith("c") and text[1].isdigit() for text in lines) == height - 7
+        assert f"... and {40 - (height - 7)} more channels" in lines
+    assert len(picture(shown, 80)) == len(picture(shown, 80, 46)) == 46
+
+
 def test_attention_is_shown_where_there_is_some():
     shown = dataclasses.replace(SHOWN, attention=[0.1, 0.2, 3.0, 0.1])
     (row,) = (text for text in picture(shown, 80) if text.startswith("attention"))
