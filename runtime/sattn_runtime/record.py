@@ -43,7 +43,7 @@ class Recorder:
             raise UsageError("--resume", f"the journal is {'stdout' if path else 'missing'}", "--journal FILE")
         self.journal: Journal | None = None
         self.already = 0  # windows that the journal had
-        self.expected: int | None = None  # the source's number that the stream at hand goes on with
+        self.expected: tuple[int, int, int] | None = None  # what `Stream.expect` takes, where a stream goes on
         self._path, self._options, self._tell, self._resume, self._attention = path, options, tell, resume, attention
         self._positions = read_positions(path) if resume and path is not None else {}
         self._name, self._again = "", False
@@ -87,8 +87,9 @@ class Recorder:
         self._head = {**head, GOES_ON: known.window}
         self._shift = known.shift(head["rate_hz"])
         self._start()
-        self.expected = known.next_sequence
-        if self.expected is None:
+        if known.next_sequence is not None:
+            self.expected = known.next_sequence, known.next_used, known.next_skip
+        else:
             self._open().break_off(self._name, self._shift.samples)
 
     def _open(self) -> Journal:

@@ -55,13 +55,28 @@ class Shift:
         return found
 
 
+class _Line(msgspec.Struct):
+    type: str
+    stream: str = ""
+    window: int = -1
+    first_sample: int = -1
+    last_sample: int = -1
+    sample: Any = -1
+    sequence: int | None = None
+    filled: int = 0
+    kind: str = ""
+    channel: str | None = None
+    label: str | None = None
+
+
 @dataclass
 class Position:
     """How far a journal has got with one stream; -1 is not at all.
 
     events: the sample of the last event of each kind, channel and label. head: what the stream's last `start` said.
-    next_sequence: the source's own number of the sample that the next window begins with, None where it has none;
-    next_sample is its number in the journal.
+    next_sequence: the source's own number of the first sample that is still of use, None where it has none;
+    next_sample is its number in the journal, next_used how many samples from there on are in a window already,
+    next_skip how far behind it the next window begins.
     window is the highest number that any run gave; run_window, gap_sample and events are those of the stream's last
     run, since one before it that began anew may have had other windows of the same numbers.
     """
@@ -73,6 +88,8 @@ class Position:
     head: dict[str, Any] = field(default_factory=dict)
     next_sequence: int | None = None
     next_sample: int = 0
+    next_used: int = 0
+    next_skip: int = 0
     run_window: int = -1
 
     def has(self, news: News) -> bool:
@@ -80,6 +97,16 @@ class Position:
         if isinstance(news, Gap):
             return news.sample <= self.gap_sample
         return news.sample <= self.events.get((news.kind, news.channel, news.label), -1)
+
+    def go_on_behind(self, window: _Line) -> None:
+        """The next window is the one behind this."""
+        size, hop = (self.head.get(key) for key in ("window_samples", "hop_samples"))
+        if window.sequence is None or not isinstance(size, int) or not isinstance(hop, int):
+            self.next_sequence = None
+            return
+        step = min(hop, size)
+        self.next_sequence, self.next_sample = window.sequence + step, window.first_sample + step
+        self.next_used, self.next_skip = size - step, hop - step
 
     def shift(self, rate_hz: float) -> Shift:
         """What a live stream's own numbers need to go on from here."""
@@ -98,20 +125,6 @@ class Position:
                     f"this run has {here}",
                     "give the options of the run before, or a new journal",
                 )
-
-
-class _Line(msgspec.Struct):
-    type: str
-    stream: str = ""
-    window: int = -1
-    first_sample: int = -1
-    last_sample: int = -1
-    sample: Any = -1
-    sequence: int | None = None
-    filled: int = 0
-    kind: str = ""
-    channel: str | None = None
-    label: str | None = None
 
 
 def read_positions(path: str) -> dict[str, Position]:
@@ -163,11 +176,7 @@ def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
         position.run_window = max(position.run_window, line.window)
         if line.window > position.window:
             position.window, position.last_sample = line.window, line.last_sample
-        hop = position.head.get("hop_samples")
-        if line.sequence is None or not isinstance(hop, int):
-            position.next_sequence = None
-        else:
-            position.next_sequence, position.next_sample = line.sequence + hop, line.first_sample + hop
+        position.go_on_behind(line)
     elif line.type == "start" or line.kind == "rotated":
         position.head = msgspec.json.decode(text)
         if line.type == "start" and GOES_ON not in position.head:
@@ -178,6 +187,7 @@ def _take(positions: dict[str, Position], line: _Line, text: bytes) -> None:
             position.gap_sample = max(position.gap_sample, line.sample)
             if not line.filled:
                 position.next_sequence, position.next_sample = line.sequence, line.sample
+                position.next_used = position.next_skip = 0
         elif line.type == "event":
             about = line.kind, line.channel, line.label
             position.events[about] = max(position.events.get(about, -1), line.sample)

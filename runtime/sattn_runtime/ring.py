@@ -43,9 +43,13 @@ class Ring:
         self._used = at  # samples below this one are in a window that was given out
 
     @property
-    def next_first(self) -> int:
-        """The sample at which the next window begins; no window to come needs one before it."""
-        return self._next
+    def needed_from(self) -> int:
+        """Samples before this one are in windows, and no window to come needs them."""
+        return min(self._next, self._used)
+
+    def go_on(self, used: int, skip: int) -> None:
+        """Goes on from an earlier ring: the first samples were in a window already, or lie between two of them."""
+        self._used, self._next = used, skip
 
     @property
     def waiting(self) -> int:

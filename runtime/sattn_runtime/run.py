@@ -226,7 +226,7 @@ class _Loop:
         self._end_stream()
         result.counters = dict(getattr(self._opened.source, "counters", {}))
         result.elapsed_s = (monotonic_ns() - began) / 1e9
-        if not result.windows and not stop.asked:
+        if not result.windows and not stop.asked and self._recorder.expected is None:
             raise RecordingError(
                 result.options.source,
                 f"{result.samples['in']} samples made no window",
@@ -280,7 +280,7 @@ class _Loop:
         )
         self._recorder.begin(start.name, self._opened.head, again=self._again)
         if self._recorder.expected is not None:
-            stream.expect(self._recorder.expected)
+            stream.expect(*self._recorder.expected)
         self._stream, self._name = stream, start.name
         result.live = stream
         result.streams += 1

@@ -166,15 +166,19 @@ class Stream:
     @property
     def needed_from(self) -> int:
         """The first of the received samples that a window to come needs; those before it are done with."""
-        row = self.ring.next_first
+        row = self.ring.needed_from
         needed = row if self._places.plain else self._places.number(row)
         if self._resampler is not None:
             needed -= 2 * self._resampler.half
         return needed if self._held_from is None else min(needed, self._held_from)
 
-    def expect(self, sequence: int) -> None:
-        """The stream goes on from an earlier one at this number of the source: what it leaves out is a gap."""
+    def expect(self, sequence: int, used: int = 0, skip: int = 0) -> None:
+        """The stream goes on from an earlier one at this number of the source: what it leaves out is a gap.
+
+        From there on `used` samples were in a window already, and the next window begins `skip` samples behind it.
+        """
         self._timed = True
+        self.ring.go_on(used, skip)
         self.clock.expect(sequence)
 
     def lost(self, samples: int) -> None:
