@@ -72,7 +72,7 @@ def _run(
     abstain_below: AbstainBelow = 0.0,
     monitor: Monitor = True,
     gap: Gap = "split",
-    reorder: Reorder = 0,
+    reorder: Reorder = None,
     resample: Resample = None,
     queue: Queue = None,
     overload: Overload = "oldest",

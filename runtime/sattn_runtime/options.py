@@ -32,7 +32,10 @@ Gap = Annotated[
         "more than an eighth of a window is always split."
     ),
 ]
-Reorder = Annotated[int, typer.Option(metavar="N", help="Hold up to N samples back for one that is late.")]
+Reorder = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Hold up to N samples back for one that is late (0; MQTT with seq: for 5 s)."),
+]
 Hysteresis = Annotated[
     float, typer.Option(metavar="X", help="Another label must lead the present one by this much score.")
 ]

@@ -131,6 +131,11 @@ class QueuedSource:
         return self._source.paced
 
     @property
+    def patience_s(self) -> float:
+        """That of the source."""
+        return float(getattr(self._source, "patience_s", 0.0))
+
+    @property
     def counters(self) -> Mapping[str, int]:
         """Those of the source."""
         found: Mapping[str, int] = getattr(self._source, "counters", {})

@@ -211,6 +211,7 @@ class _Loop:
         self._tell, self._listen = tell, listen
         self._recorder = opened.result.recorder
         self._again = bool(getattr(opened.source, "rereadable", False))
+        self._patience_s = float(getattr(opened.source, "patience_s", 0.0))
         acknowledge: Callable[[Chunk], None] | None = getattr(opened.source, "acknowledge", None)
         self._acknowledger = Acknowledger(acknowledge) if acknowledge is not None else None
         self._stream: Stream | None = None
@@ -274,7 +275,7 @@ class _Loop:
         stream = Stream(
             result.engine,
             result.hop,
-            options=options.stream_options(),
+            options=options.stream_options(self._patience_s),
             statistics=self._opened.statistics,
             attention=options.journal_attention or watched,
         )

@@ -57,9 +57,12 @@ class RunOptions:
     reconnect_s: float = 30.0
     realtime: RealtimeOptions = RealtimeOptions()  # noqa: RUF009 - frozen
 
-    def stream_options(self) -> StreamOptions:
-        """Those of a stream, `smooth` among them."""
-        return replace(self.stream, decision=replace(self.stream.decision, smooth=self.smooth))
+    def stream_options(self, patience_s: float = 0.0) -> StreamOptions:
+        """Those of a stream, `smooth` among them, and how long its source waits for what is late."""
+        clock = self.stream.clock
+        if clock.reorder is None:
+            clock = replace(clock, patience_s=patience_s)
+        return replace(self.stream, clock=clock, decision=replace(self.stream.decision, smooth=self.smooth))
 
 
 @dataclass

@@ -25,18 +25,20 @@ from sattn_runtime.stamp_clock import StampClock
 class ClockOptions:
     """How much disorder is put right.
 
-    reorder: so many later samples may come before one; they are held back for it.
+    reorder: so many later samples may come before one; they are held back for it. None is 0, or what the source knows.
+    patience_s: they are held back for so long, up to 16,384 of them, by a source that loses nothing on the way.
     jitter_s: stamps of the time of arrival may be late by this without meaning a hole.
     drift_ppm: a rate off by more is told.
     """
 
-    reorder: int = 0
+    reorder: int | None = None
+    patience_s: float = 0.0
     jitter_s: float = 0.05
     drift_ppm: float = 5000.0
 
     def check(self) -> None:
         """Raises UsageError for what can't be."""
-        if self.reorder < 0:
+        if self.reorder is not None and self.reorder < 0:
             raise UsageError("reorder", f"got {self.reorder}", "a number of samples, 0 or more")
 
 
@@ -45,10 +47,10 @@ class SampleClock:
 
     def __init__(self, rate_hz: float, modal: int, options: ClockOptions) -> None:
         options.check()
-        self.order = Sequencer(modal, options.reorder, 1 / rate_hz)
+        self.order = Sequencer(modal, options.reorder or 0, 1 / rate_hz, options.patience_s)
         self.rate = RateWatch(rate_hz, options.drift_ppm)
         self._stamps = StampClock(rate_hz, options.jitter_s, self.order)
-        self._period_s = 1 / rate_hz
+        self.rate_hz, self._period_s = rate_hz, 1 / rate_hz
         self._lost = 0
         self._before_lost_s: float | None = None
         self._numbered: bool | None = None

@@ -2,7 +2,8 @@
 
 1. The number that is due is taken.
 2. A number beyond it leaves a hole. With `reorder` = 0 that is a gap at once; else later samples are held back until
-   the hole is filled or more than `reorder` of them wait, and then it is a gap.
+   the hole is filled or more than `reorder` of them wait, and then it is a gap. With `patience_s` it is one when the
+   first of them has waited for so long.
 3. A number in a gap that was declared is late: dropped.
 4. A number that has come, with the same values, is a duplicate: dropped.
 5. A number that has come with other values, or one too old to remember, is of a source that restarted: a break.
@@ -22,6 +23,7 @@ from sattn_runtime.sources.base import Chunk
 _REMEMBERED = 8192  # samples at least, whose values are compared with what seems to come again
 _CHUNKS_REMEMBERED = 4  # or so many of the longest chunks: packets come again whole
 _GAPS_REMEMBERED = 256
+_MOST_HELD = 16_384  # samples, however patient
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -77,8 +79,8 @@ class History:
 class Sequencer:
     """One stream's order."""
 
-    def __init__(self, modal: int, reorder: int, period_s: float) -> None:
-        self.reorder = reorder
+    def __init__(self, modal: int, reorder: int, period_s: float, patience_s: float = 0.0) -> None:
+        self.reorder, self._patience_ns = reorder, round(patience_s * 1e9)
         self.next: int | None = None  # the number that is due
         self.duplicates = self.late = self.reordered = self.restarts = 0
         self.derived = False  # whether numbers come from time stamps
@@ -92,6 +94,11 @@ class Sequencer:
     def held(self) -> int:
         """Samples that are held back."""
         return len(self._held)
+
+    @property
+    def most_held(self) -> int:
+        """So many samples may be held back. Patience is for a source's own numbers: stamps may jump."""
+        return max(self.reorder, _MOST_HELD) if self._patience_ns and not self.derived else self.reorder
 
     def is_missing(self, number: int) -> bool:
         """Whether the number lies in a gap that was declared."""
@@ -154,10 +161,17 @@ class Sequencer:
         self._newest_held = max(number, self._newest_held) if self._held else number
         self._held[number] = row.copy(), arrival_ns
         self.release(steps)
-        while len(self._held) > self.reorder:
+        while len(self._held) > self.most_held or self._waited_long(arrival_ns):
             self.declare(min(self._held), None, steps)
             self.release(steps)
         return True
+
+    def _waited_long(self, now_ns: int | None) -> bool:
+        """Whether the first of the samples that are held back has been so for longer than patience lasts."""
+        if not self._patience_ns or not self._held or now_ns is None:
+            return False
+        came = next(iter(self._held.values()))[1]
+        return came is not None and now_ns - came > self._patience_ns
 
     def release(self, steps: list[Step]) -> None:
         """Lets go of the samples that are due; those that arrived together stay together."""
@@ -211,7 +225,7 @@ class _Taking:
             due = number if order.next is None else order.next
             if number < due:
                 at = self._old(at, min(end, at + due - number))
-            elif not order.held and (number == due or not order.reorder):
+            elif not order.held and (number == due or not order.most_held):
                 order.declare(number, self._seconds(at), self._steps)
                 self._emit(at, end)
                 return

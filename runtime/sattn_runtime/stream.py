@@ -105,7 +105,8 @@ class Stream:
     def disorder_samples(self) -> int:
         """How many samples longer a decision may wait where samples are missing or out of order."""
         waits = self._most_filled if self.options.gap == INTERPOLATE else 0
-        return waits + self.options.clock.reorder
+        clock = self.options.clock
+        return waits + max(clock.reorder or 0, round(clock.patience_s * self.clock.rate_hz))
 
     @property
     def samples(self) -> dict[str, int]:

@@ -5,7 +5,8 @@
 A new StreamStart means a new stream: nothing before it shares a window with anything after it.
 
 A source may offer more than it must, and the run loop looks for it by name: `counters` (`Counting`), what it met and
-dealt with, and `acknowledge` (`Acknowledging`), called for what is done with for good.
+dealt with; `acknowledge` (`Acknowledging`), called for what is done with for good; `patience_s`, for how long it makes
+sense to wait for a sample whose number is missing, because its peer loses none on the way.
 """
 
 from __future__ import annotations

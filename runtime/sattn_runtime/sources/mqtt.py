@@ -47,6 +47,8 @@ _FOR_EVER = 0xFFFFFFFF
 _TAKEN_OVER = 142
 # Older brokers do not say that another client took the session: it is lost again as soon as it is won back.
 _SHORT_S, _MOST_SHORT = 3.0, 5
+# A sender that was away sends what it kept while new messages pass it by.
+_PATIENCE_S = 5.0
 _TRIES = 20  # messages without a good one, and it is told
 
 
@@ -73,6 +75,7 @@ class MqttSource(LiveSource):
     def __init__(self, address: MqttAddress, contract: Contract, options: SourceOptions) -> None:
         bound = None if address.qos else MOST_SAMPLES  # with QoS 1 what is not acknowledged bounds it
         super().__init__(address.topic, most_samples=bound, drop=True)
+        self.patience_s = _PATIENCE_S if address.qos else 0.0
         self._address, self._contract, self._reconnect_s = address, contract, options.reconnect_s
         self._subject = f"mqtt://{address.host}:{address.port}/{address.topic}"
         self._decoder = PayloadDecoder(contract, self._subject)
