@@ -48,9 +48,8 @@ fuzz: .venv/.installed .venv-device/.installed
 	$(DEVICE_BIN)/python tests/fuzz/run.py --count $(FUZZ_COUNT)
 	$(BIN)/python tests/fuzz/streams.py --seeds $(FUZZ_SEEDS)
 
-# 20,000 numbered MQTT messages, four kill -9 of sattn-run (then of a bare reader), four restarts of the broker.
+# 20,000 numbered MQTT messages, four kill -9 of sattn-run, four restarts of the broker: each window once.
 kills: .venv/.installed
-	$(BIN)/python benchmarks/mqtt_runs.py
 	$(BIN)/python benchmarks/mqtt_kills.py
 
 # What a month of decisions leaves behind in memory, descriptors and threads: some minutes.

@@ -1,22 +1,22 @@
-"""Numbered messages through a real broker, their reader killed and the broker restarted: none lost, none doubled.
+"""`sattn-run --resume` on numbered MQTT messages, killed and its broker restarted: each window once, and the right one.
 
     python benchmarks/mqtt_kills.py [--messages 20000] [--kills 4] [--restarts 4] [--careless WAY] [--json]
 
-A publisher sends with QoS 1; a consumer process writes the number of every sample it is given into a journal, then
-acknowledges. Kills are SIGKILL at a random moment, right between the journal and the acknowledgement, or right before
-the journal, in turn; restarts of mosquitto are clean. Whoever starts the consumer again lets it go on after the last
-number in its journal. Exit 1 if a number is missing or stands twice.
+A publisher sends one sample a message with QoS 1. `sattn-run` decides on windows of 8 samples every 4 and journals
+them; it is killed with SIGKILL at moments drawn at random and started again with `--resume`; mosquitto is restarted
+cleanly.
+In the end the journal must hold every window that a run over all samples in one piece has: each once, in order, with
+the same numbers and the same logits, and no gap. Exit 1 otherwise.
 
-`--careless` is the control, a consumer that must fail: `forgets` does not say where its journal ends, so what was not
-acknowledged is doubled; `hasty` acknowledges before it writes, so a kill in between loses. Caught by this: an
-acknowledgement sent too early or on the wrong connection, a redelivery that is taken for new, a session that is lost.
+A message is lost that is in no window though the last window ends behind it, doubled that is in more windows than in a
+run in one piece. `--careless` is the control, a run that must fail: one that `forgets` starts again without `--resume`,
+a `hasty` one acknowledges what it is given before it has decided on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -28,40 +28,57 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime"))
 
-from sattn_edge.contract import Channel, Contract
+from sattn_edge.engine import EngineOptions, open_engine
+from sattn_edge.model_file import load_model_file
 from sattn_runtime.sources import open_source
-from sattn_runtime.sources.base import Chunk, SourceOptions
-from sattn_runtime.sources.mqtt import MqttSource
-from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher
+from sattn_runtime.sources.base import SourceOptions
+from sattn_runtime.stream import Stream
+from tests.helpers_model import save_model
+from tests.helpers_run import command_line, environment
+from tests.sattn_runtime.sources.helpers_mqtt import Broker, Publisher
 
-SCRIPT = Path(__file__).resolve()
-CONTRACT = Contract(50.0, 8, 4, ("a", "b"), (Channel("c0"), Channel("c1")))
-CARELESS = ("forgets", "hasty")
-PLACES = ("anywhere", "written", "taken")
-_STALLED_S = 30.0
+WINDOW, HOP = 8, 4
+_STALLED_S, _SETTLED_S = 30.0, 8.0
 _BURST, _PAUSE_S = 50, 0.02  # messages at once, and the time between: a broker that is away has something to miss
+CARELESS = ("forgets", "hasty")
+_HASTY = """
+from sattn_runtime.sources.mqtt import MqttSource
+MqttSource._hold = lambda self, held: self._send_acknowledgement(held.deliveries)
+"""
+_WORTH = 1e-5  # of the largest logit: another batch, another order of sums
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of the messages."""
+    """What became of the messages and the windows."""
 
     messages: int
+    windows: int
     kills: int
     restarts: int
     lost: int
     doubled: int
+    wrong: int
+    gaps: int
     in_order: bool
     seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Nothing lost, doubled, wrong, out of order or torn."""
+        return self.in_order and not (self.lost or self.doubled or self.wrong or self.gaps)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many of what, and the control's way of failing."""
+    """How many of what."""
 
     messages: int
     kills: int
@@ -70,70 +87,54 @@ class Plan:
     seed: int = 0
 
 
-def journalled(journal: Path) -> list[int]:
-    """The numbers in the journal; half a line at its end is none."""
-    return [int(line) for line in journal.read_text().split("\n")[:-1]] if journal.exists() else []
+def sample(number: int) -> list[float]:
+    """The values of a message; those of any two differ."""
+    return [number % 257 / 128 - 1, number % 251 / 125 - 1]
 
 
-def consume(uri: str, journal: Path, careless: str | None, die_at: int, place: str) -> None:
-    """The consumer: for ever, or until the journal has `die_at` numbers."""
-    found = journalled(journal)
-    after = max(found, default=None) if careless != "forgets" else None
-    source = open_source(uri, CONTRACT, SourceOptions(None, 8, 4, 60.0, {} if after is None else {TOPIC: after}))
-    assert isinstance(source, MqttSource)
-    written = len(found)
-    descriptor = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    while True:
-        item = source.read(0.1)
-        if not isinstance(item, Chunk) or item.sequence is None:
-            continue
-        if careless == "hasty":
-            source.acknowledge(item)
-        last = 0 <= die_at <= written + len(item.samples)
-        if last and place == "taken":
-            time.sleep(0.3 if careless == "hasty" else 0.0)  # the acknowledgement is on its way
-            os.kill(os.getpid(), signal.SIGKILL)
-        os.write(descriptor, "".join(f"{number}\n" for number in item.sequence).encode())
-        written += len(item.samples)
-        if last and place == "written":
-            os.kill(os.getpid(), signal.SIGKILL)
-        source.acknowledge(item)
+def rows_of(journal: Path) -> list[dict[str, Any]]:
+    """Whole lines of a journal that may be written at this moment."""
+    if not journal.exists():
+        return []
+    return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1]]
 
 
 class _Trial:
     """One run of the plan."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._journal = plan, folder / "journal"
+        self._plan, self._journal = plan, folder / "journal.jsonl"
+        self._model = save_model(folder, window=WINDOW, hop=HOP)
         self._broker = Broker(folder / "broker")
         self._publisher = Publisher(self._broker)
         self._kills = self._restarts = 0
+        self._lines, self._read = 0, 0
         drawn = random.Random(plan.seed)  # noqa: S311 - where to kill is no secret
-        self._kill_at = [self._moment(drawn, i, plan.kills) for i in range(plan.kills)]
-        self._restart_at = [self._moment(drawn, i, plan.restarts) for i in range(plan.restarts)]
+        windows = self._expected()
+        self._kill_at = [self._moment(drawn, windows, i, plan.kills) for i in range(plan.kills)]
+        self._restart_at = [self._moment(drawn, windows, i, plan.restarts) for i in range(plan.restarts)]
         # The broker keeps messages for those it knows.
-        source = open_source(self._uri(), CONTRACT, SourceOptions(None, 8, 4))
-        source.close()
-        self._consumer = self._start()
+        contract = load_model_file(self._model).contract
+        open_source(self._uri(), contract, SourceOptions(None, WINDOW, HOP)).close()
+        self._run = self._start()
 
     def _uri(self) -> str:
         return self._broker.uri("?client=kills")
 
-    def _moment(self, drawn: random.Random, turn: int, turns: int) -> int:
-        return round(self._plan.messages * (turn + drawn.uniform(0.2, 0.8)) / turns)
+    def _expected(self) -> int:
+        return (self._plan.messages - WINDOW) // HOP + 1
 
-    def _place(self) -> str:
-        if self._plan.careless:
-            return "written" if self._plan.careless == "forgets" else "taken"
-        return PLACES[self._kills % len(PLACES)]
+    @staticmethod
+    def _moment(drawn: random.Random, windows: int, turn: int, turns: int) -> int:
+        return round(windows * (turn + drawn.uniform(0.2, 0.8)) / turns)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        """A consumer; one that kills itself does so at the next moment for it."""
-        place = self._place()
-        own = self._kills < len(self._kill_at) and place != "anywhere"
-        at = self._kill_at[self._kills] if own else -1
-        arguments = [self._uri(), str(self._journal), str(self._plan.careless), str(at), place]
-        return subprocess.Popen([sys.executable, str(SCRIPT), "--consume", *arguments])
+        resume = [] if self._plan.careless == "forgets" else ["--resume"]
+        command = command_line("sattn-run", self._model, self._uri(), "--journal", self._journal, *resume)
+        if self._plan.careless == "hasty":
+            command[2] = _HASTY + command[2]
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=quiet, stdout=quiet, env=environment())
 
     def run(self) -> Result:
         began = time.monotonic()
@@ -141,9 +142,11 @@ class _Trial:
         sender.start()
         try:
             self._watch()
+            self._run.send_signal(signal.SIGTERM)
+            self._run.wait(20)
         finally:
-            self._consumer.kill()
-            self._consumer.wait()
+            self._run.kill()
+            self._run.wait()
             sender.join()
             self._publisher.close()
             self._broker.stop()
@@ -151,54 +154,81 @@ class _Trial:
 
     def _send(self) -> None:
         for number in range(self._plan.messages):
-            self._publisher.send({"seq": number, "samples": [[number, -number]]})
+            self._publisher.send({"seq": number, "samples": [sample(number)]})
             if number % _BURST == 0:
                 time.sleep(_PAUSE_S)
+
+    def _count(self) -> int:
+        """Lines of the journal so far, read from where the last look ended."""
+        if self._journal.exists():
+            with self._journal.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+            self._lines += new.count(b'{"type":"window"')
+            self._read += len(new)
+        return self._lines
 
     def _watch(self) -> None:
         """Kills and restarts at their moments, until all is there or nothing more comes."""
         count, moved = 0, time.monotonic()
         while time.monotonic() - moved < _STALLED_S:
-            now = len(journalled(self._journal))
+            now = self._count()
             if now != count:
                 count, moved = now, time.monotonic()
             self._disturb(count)
-            if count >= self._plan.messages and not self._plan.careless:
+            if count >= self._expected() or (self._plan.careless and time.monotonic() - moved > _SETTLED_S):
                 time.sleep(1.0)  # for what should not come
                 return
-            if self._plan.careless and count and time.monotonic() - moved > 3.0:
-                return
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     def _disturb(self, count: int) -> None:
         if self._restarts < len(self._restart_at) and count >= self._restart_at[self._restarts]:
             self._broker.stop()
             self._broker.start()
             self._restarts += 1
-        due = self._kills < len(self._kill_at) and count >= self._kill_at[self._kills]
-        if due and self._place() == "anywhere":
-            self._consumer.send_signal(signal.SIGKILL)
-            self._consumer.wait()
-        if self._consumer.poll() == -signal.SIGKILL:
+        if self._kills < len(self._kill_at) and count >= self._kill_at[self._kills]:
+            self._run.send_signal(signal.SIGKILL)
+            self._run.wait()
             self._kills += 1
-            self._consumer = self._start()
-        elif self._consumer.poll() is not None:
-            raise SystemExit(f"the consumer ended with {self._consumer.returncode}")
+            self._run = self._start()
+        elif self._run.poll() is not None:
+            raise SystemExit(f"sattn-run ended with {self._run.returncode}")
 
     def _judge(self, seconds: float) -> Result:
-        numbers = journalled(self._journal)
-        counts = Counter(numbers)
-        lost = sum(number not in counts for number in range(self._plan.messages))
-        doubled = sum(many - 1 for many in counts.values())
+        rows = rows_of(self._journal)
+        found = [row for row in rows if row["type"] == "window"]
+        counts = Counter(number for row in found for number in range(row["sequence"], row["sequence"] + WINDOW))
+        expected = self._one_piece()
+        firsts = range(0, len(expected) * HOP, HOP)
+        usual = Counter(number for first in firsts for number in range(first, first + WINDOW))
+        wrong = sum(not _same(row, expected) for row in found)
         return Result(
-            self._plan.messages,
-            self._kills,
-            self._restarts,
-            lost,
-            doubled,
-            numbers == sorted(numbers),
-            round(seconds, 1),
+            messages=self._plan.messages,
+            windows=len(found),
+            kills=self._kills,
+            restarts=self._restarts,
+            lost=sum(number not in counts for number in usual),
+            doubled=sum(max(0, many - usual[number]) for number, many in counts.items()),
+            wrong=wrong,
+            gaps=sum(row["type"] == "gap" for row in rows),
+            in_order=[row["window"] for row in found] == list(range(len(expected))),
+            seconds=round(seconds, 1),
         )
+
+    def _one_piece(self) -> list[list[float]]:
+        """The logits of every window of all samples, decided in one go."""
+        engine = open_engine(load_model_file(self._model), "onnxruntime", EngineOptions())
+        samples = np.array([sample(number) for number in range(self._plan.messages)], np.float32)
+        return [decision.logits or [] for decision in Stream(engine).push(samples)]
+
+
+def _same(row: dict[str, Any], expected: list[list[float]]) -> bool:
+    """Whether a line is that of the window that its numbers say."""
+    window = row["window"]
+    if not 0 <= window < len(expected) or (row["first_sample"], row["sequence"]) != (window * HOP, window * HOP):
+        return False
+    scale = max(map(abs, expected[window]))
+    return all(abs(a - b) <= _WORTH * scale for a, b in zip(row["logits"], expected[window], strict=True))
 
 
 def trial(plan: Plan, folder: Path) -> Result:
@@ -215,11 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--careless", choices=CARELESS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--consume", nargs=5, metavar=("URI", "JOURNAL", "CARELESS", "DIE_AT", "PLACE"))
     given = parser.parse_args(arguments)
-    if given.consume:
-        uri, journal, careless, die_at, place = given.consume
-        consume(uri, Path(journal), None if careless == "None" else careless, int(die_at), place)
     plan = Plan(given.messages, given.kills, given.restarts, given.careless, given.seed)
     with tempfile.TemporaryDirectory() as folder:
         result = trial(plan, Path(folder))
@@ -227,11 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(asdict(result)))
     else:
         print(
-            f"{result.messages:,} messages, {result.kills} kill -9 of the consumer, {result.restarts} broker restarts: "
-            f"{result.lost} lost, {result.doubled} doubled ({result.seconds:g} s)"
+            f"{result.messages:,} messages, {result.kills} kill -9 of sattn-run, {result.restarts} broker restarts: "
+            f"{result.windows:,} windows, {result.lost} messages lost, {result.doubled} doubled, "
+            f"{result.wrong} windows wrong, {result.gaps} gaps ({result.seconds:g} s)"
         )
     done = (result.kills, result.restarts) == (plan.kills, plan.restarts)
-    return 0 if done and not result.lost and not result.doubled else 1
+    return 0 if done and result.good else 1
 
 
 if __name__ == "__main__":
