@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 def _run(
     model: ModelArgument,
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="SOURCE",
+            metavar="SOURCE...",
             help="replay:FILE (.npz, .csv, FILE#NAME), mcap:FILE, serial:PORT, mqtt://HOST/TOPIC, lsl:name=NAME, "
-            "or - for CSV rows on stdin.",
+            "or - for CSV rows on stdin. Several share the engine.",
         ),
     ],
     hop: Annotated[int | None, typer.Option(help="Samples from one window to the next (the contract's).")] = None,
@@ -125,7 +125,8 @@ def _run(
 
     options = RunOptions(
         model=str(model),
-        source=source,
+        source=source[0],
+        more_sources=tuple(source[1:]),
         hop=hop,
         speed=_speed(speed),
         smooth=smooth,

@@ -26,7 +26,7 @@ _SUB_BITS = 7  # 128 buckets an octave
 _TOP_BITS = 44  # 4.9 hours; longer ones land in the last bucket, the maximum stays exact
 
 ROWS = 512  # windows that are counted together
-_ROW = struct.Struct(f"{len(STAGES) + 1}q")
+_ROW = struct.Struct(f"{len(STAGES) + 2}q")  # the stages, done, lane
 
 
 class Histogram:
@@ -118,15 +118,19 @@ class Latency:
         self.total = Histogram()
         self.stages = {name: Histogram() for name in STAGES}
         self._rows = bytearray(_ROW.size * ROWS)
-        self._table = np.frombuffer(self._rows, np.int64).reshape(ROWS, len(STAGES) + 1)
+        self._table = np.frombuffer(self._rows, np.int64).reshape(ROWS, len(STAGES) + 2)
         self._totals, self._dones, self._steps_ns = (np.zeros(ROWS + 1, np.int64) for _ in range(3))
         self._used = 0
-        self._last: tuple[int, int] | None = None  # (done, total) of the window before, in this stream
+        self._last: dict[int, tuple[int, int]] = {}  # by lane (done, total) of the window before, in its stream
+        self._lanes = 1
         self._jitter_ns = self._steps = 0
 
-    def add(self, stages_ns: tuple[int, ...], emit_ns: int, done_ns: int) -> None:
-        """Counts one window: the six stages up to `decide`, then `emit`, and when it was done."""
-        _ROW.pack_into(self._rows, self._used, *stages_ns, emit_ns, done_ns)
+    def add(self, stages_ns: tuple[int, ...], emit_ns: int, done_ns: int, lane: int = 0) -> None:
+        """Counts one window: the six stages up to `decide`, then `emit`, and when it was done.
+
+        `lane` is that of its stream, where several go on at the same time.
+        """
+        _ROW.pack_into(self._rows, self._used, *stages_ns, emit_ns, done_ns, lane)
         self._used += _ROW.size
         if self._used == len(self._rows):
             self.fold()
@@ -149,17 +153,29 @@ class Latency:
         totals[:] = rows[:, 0]
         for i in range(1, len(STAGES)):  # older numpy makes 58 kB for a sum over an axis
             totals += rows[:, i]
-        dones[:] = rows[:, -1]
+        dones[:] = rows[:, len(STAGES)]
         self.total.add_many(totals)
         self.misses += int(np.count_nonzero(totals > self.deadline_ns))
-        self._count_steps(count)
-        self._last = int(dones[-1]), int(totals[-1])
+        if self._lanes == 1:
+            self._count_steps(0, count)
+        else:
+            self._count_lanes(rows[:, -1])
 
-    def _count_steps(self, count: int) -> None:
+    def _count_lanes(self, lanes: NDArray[np.int64]) -> None:
+        """The steps of each lane by itself."""
+        totals, dones = self._totals[1 : len(lanes) + 1].copy(), self._dones[1 : len(lanes) + 1].copy()
+        for lane in np.unique(lanes).tolist():
+            mine = lanes == lane
+            count = int(np.count_nonzero(mine))
+            self._totals[1 : count + 1], self._dones[1 : count + 1] = totals[mine], dones[mine]
+            self._count_steps(lane, count)
+
+    def _count_steps(self, lane: int, count: int) -> None:
         """Stalls and jitter: what lies between each window and the one before it in its stream."""
-        begin = 1
-        if self._last is not None:
-            begin, (self._dones[0], self._totals[0]) = 0, self._last
+        begin, before = 1, self._last.get(lane)
+        self._last[lane] = int(self._dones[count]), int(self._totals[count])
+        if before is not None:
+            begin, (self._dones[0], self._totals[0]) = 0, before
         steps = self._steps_ns[: count - begin]
         if not len(steps):
             return
@@ -170,10 +186,11 @@ class Latency:
         self._jitter_ns += int(steps.sum())
         self._steps += len(steps)
 
-    def new_stream(self) -> None:
-        """The time between two streams is no stall."""
+    def new_stream(self, lane: int = 0) -> None:
+        """The time between two streams of a lane is no stall."""
         self.fold()
-        self._last = None
+        self._lanes = max(self._lanes, lane + 1)
+        self._last.pop(lane, None)
 
     @property
     def jitter_us(self) -> float:

@@ -17,8 +17,8 @@ class Observer:
     def begin(self, result: RunResult) -> None:
         """The engine is warm and the source open: from here on windows are decided. `result` is kept up to date."""
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Samples came; their windows are decided next. The array is not the observer's to keep."""
+    def chunk(self, stream: str, chunk: Chunk) -> None:
+        """Samples of a stream came; their windows are decided next. The array is not the observer's to keep."""
 
     def window(self, stream: str, decision: Decision, emit_ns: int, done_ns: int) -> None:
         """A decision was handed over, `emit_ns` after it was made, at the monotonic time `done_ns`."""

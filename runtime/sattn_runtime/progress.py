@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from time import monotonic
 
 from sattn_runtime.decision import Decision
-from sattn_runtime.run import Listener
+from sattn_runtime.lane import Listener
 
 _EVERY_S = 0.1
 

@@ -17,7 +17,8 @@ def as_data(result: RunResult) -> dict[str, Any]:
     """Plain dicts, lists and numbers."""
     return {
         "model": result.options.model,
-        "source": result.options.source,
+        "source": ", ".join(result.options.sources),
+        "batch": result.batch,
         "engine": asdict(result.engine.info),
         "fell_back": result.fell_back,
         "window_samples": result.contract.window,
@@ -94,7 +95,7 @@ def as_text(result: RunResult) -> list[str]:
             ("model", result.options.model),
             ("engine", _engine(info)),
             ("FELL BACK", _fell_back(result)),
-            ("source", f"{result.options.source}, {count(result.streams, 'stream')}"),
+            ("source", _sources(result)),
             ("windows", _windows(result)),
             ("samples", f"{samples['in']:,} in: " + ", ".join(_sample_parts(samples))),
             ("gaps", _gaps(result)),
@@ -186,6 +187,14 @@ def _sample_parts(samples: dict[str, int]) -> list[str]:
         for kind, words in kinds.items()
         if samples.get(kind) or kind == "in_windows"
     ]
+
+
+def _sources(result: RunResult) -> str:
+    """What was read, and how many windows were inferred together where there were several sources."""
+    parts = [", ".join(result.options.sources), count(result.streams, "stream")]
+    if result.batch > 1:
+        parts.append(f"up to {result.batch} windows inferred together")
+    return "; ".join(parts) if result.options.more_sources else ", ".join(parts)
 
 
 def _counted(counters: dict[str, int]) -> str | None:

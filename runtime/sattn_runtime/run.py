@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from time import monotonic_ns
@@ -15,20 +16,20 @@ import msgspec
 from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError, UsageError
 from sattn_edge.model_file import load_model_file
-from sattn_runtime.acknowledge import Acknowledger
-from sattn_runtime.decision import Decision
+from sattn_runtime.batch import Batch, fastest_batch
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
+from sattn_runtime.lane import Lane, Listener, Shared
 from sattn_runtime.latency import Latency
+from sattn_runtime.merged import MergedSources
 from sattn_runtime.observer import Observer
-from sattn_runtime.overload import Lost, QueuedSource, check_queue
+from sattn_runtime.overload import QueuedSource, check_queue
 from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
 from sattn_runtime.run_result import RunOptions, RunResult, check_budget, peak_rss_mb
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
-from sattn_runtime.sources.base import Chunk, Signal, Source, SourceOptions, StreamStart
+from sattn_runtime.sources.base import Signal, Source, SourceOptions
 from sattn_runtime.stop import Stop
-from sattn_runtime.stream import Stream
 
 __all__ = ["Listener", "RunOptions", "RunResult", "check_budget", "peak_rss_mb", "run"]
 
@@ -39,8 +40,6 @@ _DRAIN_NS = 750_000_000
 _WARM_UP = 8
 # A thread that wants the interpreter asks for it after so long; by default 5 ms, which is many windows' deadline.
 _SWITCH_S = 0.0005
-
-Listener = Callable[[str, Decision, str | None], None]
 
 
 def run(
@@ -73,33 +72,39 @@ def run(
         sys.setswitchinterval(min(_SWITCH_S, switch_s))
         realtime.before_engine()
         opened = _open(options, recorder, realtime.granted, tell)
-        result, source = opened.result, opened.source
-        loop = _Loop(opened, stop, tell, listen, observers)
+        loop = _Loop(opened, stop, tell, _Lookers(listen, observers))
         try:
             realtime.before_loop()
             for observer in observers:
-                observer.begin(result)
+                observer.begin(opened.result)
             loop.run()
         except KeyboardInterrupt:
             recorder.abandon()
             raise
         finally:
             loop.close()
-            source.close()
             for observer in observers:
                 observer.end()
     finally:
         sys.setswitchinterval(switch_s)
         realtime.end()
-    return result
+    return opened.result
+
+
+@dataclass(frozen=True)
+class _Lookers:
+    """Who is told of decisions."""
+
+    listen: Listener | None
+    observers: Sequence[Observer]
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """Everything that is made once: an empty result around a warm engine, the source, the journal's head."""
+    """Everything that is made once: an empty result around a warm engine, the sources, the journal's head."""
 
     result: RunResult
-    source: Source | QueuedSource
+    sources: list[Source | QueuedSource]
     head: dict[str, Any]
     statistics: Mapping[str, Any] | None
 
@@ -123,13 +128,14 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    source = _open_source(options, model.contract, hop, recorder.after_sequence)
+    batch = fastest_batch(engine) if len(options.sources) > 1 and not options.tells_attention(engine) else 1
+    sources = _open_sources(options, model.contract, hop, recorder)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
         options=options,
         engine=engine,
         hop=hop,
-        paced=source.paced,
+        paced=any(source.paced for source in sources),
         load_ms=(loaded - started) / 1e6,
         first_infer_ms=(first - loaded) / 1e6,
         latency=Latency(round(deadline_ms * 1e6)),
@@ -137,9 +143,10 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
         recorder=recorder,
         granted=granted,
         fell_back=opened.fell_back,
+        batch=batch,
     )
     # The graph and its bytes are the engine's now; nothing here keeps the model.
-    return _Opened(result, source, _journal_head(model.name, result), model.statistics)
+    return _Opened(result, sources, _journal_head(model.name, result), model.statistics)
 
 
 def _check(options: RunOptions) -> None:
@@ -156,20 +163,34 @@ def _check(options: RunOptions) -> None:
         raise UsageError("--resample", f"got {options.stream.resample_hz:g}", "the source's rate in Hz, above 0")
     if not options.reconnect_s >= 0:
         raise UsageError("--reconnect-s", f"got {options.reconnect_s}", "seconds, 0 or more")
+    twice = [uri for uri, times in Counter(options.sources).items() if times > 1]
+    if twice:
+        raise UsageError("sources", f"'{twice[0]}' is given twice", "each once")
     check_fallback(options.fallback, options.backend)
     if options.queue is not None:
         check_queue(options.queue, options.overload)
     options.stream_options().check()
 
 
+def _open_sources(options: RunOptions, contract: Contract, hop: int, recorder: Recorder) -> list[Source | QueuedSource]:
+    opened: list[Source | QueuedSource] = []
+    try:
+        for number, uri in enumerate(options.sources):
+            opened.append(_open_source(options, uri, contract, hop, recorder.after_sequence(options.prefix(number))))
+    except BaseException:
+        for source in opened:
+            source.close()
+        raise
+    return opened
+
+
 def _open_source(
-    options: RunOptions, contract: Contract, hop: int, after_sequence: Mapping[str, int]
+    options: RunOptions, uri: str, contract: Contract, hop: int, after_sequence: Mapping[str, int]
 ) -> Source | QueuedSource:
     rate_hz = options.stream.resample_hz or contract.rate_hz
     window, hop = (max(1, round(n * rate_hz / contract.rate_hz)) for n in (contract.window, hop))
     contract = msgspec.structs.replace(contract, rate_hz=rate_hz)
-    wishes = SourceOptions(options.speed, window, hop, options.reconnect_s, after_sequence)
-    source = open_source(options.source, contract, wishes)
+    source = open_source(uri, contract, SourceOptions(options.speed, window, hop, options.reconnect_s, after_sequence))
     # A replay at full speed is read when there is time for it: nothing can overflow.
     if options.queue is None or not source.paced:
         return source
@@ -181,7 +202,6 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
     head = {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "model": model,
-        "source": result.options.source,
         "graph_digest": info.graph_digest,
         "backend": info.backend,
         "precision": info.precision,
@@ -196,26 +216,29 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
 
 
 class _Loop:
-    """The loop's own state: the stream at hand, and where its lines go."""
+    """The loop: items from the sources to their lanes, until the end or a stop."""
 
-    def __init__(
-        self,
-        opened: _Opened,
-        stop: Stop,
-        tell: Callable[[str], None],
-        listen: Listener | None,
-        observers: Sequence[Observer],
-    ) -> None:
-        self._opened, self._result = opened, opened.result
-        self._stop, self._observers = stop, observers
-        self._tell, self._listen = tell, listen
-        self._recorder = opened.result.recorder
-        self._again = bool(getattr(opened.source, "rereadable", False))
-        self._patience_s = float(getattr(opened.source, "patience_s", 0.0))
-        acknowledge: Callable[[Chunk], None] | None = getattr(opened.source, "acknowledge", None)
-        self._acknowledger = Acknowledger(acknowledge) if acknowledge is not None else None
-        self._stream: Stream | None = None
-        self._name = ""
+    def __init__(self, opened: _Opened, stop: Stop, tell: Callable[[str], None], lookers: _Lookers) -> None:
+        result = self._result = opened.result
+        self._sources, self._observers, self._stop, self._tell = opened.sources, lookers.observers, stop, tell
+        self._batch = Batch(result.engine, result.batch) if result.batch > 1 else None
+        self._shared = Shared(
+            result=result,
+            head=opened.head,
+            statistics=opened.statistics,
+            stop=stop,
+            drain_ns=_DRAIN_NS,
+            tell=tell,
+            listen=lookers.listen,
+            observers=lookers.observers,
+            batch=self._batch,
+        )
+        options = result.options
+        self._lanes = [
+            Lane(self._shared, uri, source, number, options.prefix(number))
+            for number, (uri, source) in enumerate(zip(options.sources, opened.sources, strict=True))
+        ]
+        self._merged = MergedSources(opened.sources) if len(opened.sources) > 1 else None
 
     def run(self) -> None:
         stop, result, began = self._stop, self._result, monotonic_ns()
@@ -224,127 +247,64 @@ class _Loop:
         result.stopped = stop.asked
         if stop.asked:
             self._drain()
-        self._end_stream()
-        result.counters = dict(getattr(self._opened.source, "counters", {}))
+        resumed = any(lane.resumed for lane in self._lanes)
+        for lane in self._lanes:
+            lane.end_stream()
+        for source in self._sources:
+            result.counters.update(getattr(source, "counters", {}))
         result.elapsed_s = (monotonic_ns() - began) / 1e9
-        if not result.windows and not stop.asked and self._recorder.expected is None:
+        if not result.windows and not stop.asked and not resumed:
             raise RecordingError(
-                result.options.source,
+                ", ".join(result.options.sources),
                 f"{result.samples['in']} samples made no window",
                 f"a window has {result.contract.window}",
                 "give a longer recording, or export with a shorter window",
             )
 
     def _step(self) -> bool:
-        """Takes one item; False at the end."""
-        item = self._opened.source.read(_POLL_S)
-        if isinstance(item, Chunk):
-            self._take(item)
-        elif isinstance(item, StreamStart):
-            self._begin(item)
-        elif isinstance(item, Lost) and self._stream is not None:
-            self._stream.lost(item.samples)
+        """Takes what came; False at the end."""
+        goes_on = self._read_one() if self._merged is None else self._read_some(self._merged)
         if self._observers:
             now = monotonic_ns()
             for observer in self._observers:
                 observer.tick(now)
+        return goes_on
+
+    def _read_one(self) -> bool:
+        item = self._sources[0].read(_POLL_S)
+        if not isinstance(item, Signal):
+            self._lanes[0].take(item)
         return item is not Signal.END
+
+    def _read_some(self, merged: MergedSources) -> bool:
+        for number, item in merged.read(_POLL_S):
+            self._lanes[number].take(item)
+        if self._batch is not None:
+            self._batch.run()
+            for lane in self._lanes:
+                lane.settle()
+            self._result.recorder.flush()
+        return not merged.ended
 
     def _drain(self) -> None:
         """Takes what had arrived when the stop was asked for, as far as the time allowed for it reaches."""
         for observer in self._observers:
             observer.stopping()
-        self._opened.source.close()
-        while not self._out_of_time(monotonic_ns()):
+        self.close_sources()
+        while not self._shared.out_of_time(monotonic_ns()):
             if not self._step():
                 return
         self._tell(f"note: drained for {_DRAIN_NS / 1e9:g} s; samples that had arrived were left undecided")
 
-    def _out_of_time(self, now_ns: int) -> bool:
-        """Whether a stop was asked for so long ago that the rest has to be left undecided."""
-        return self._stop.asked and now_ns - self._stop.asked_ns > _DRAIN_NS
-
-    def _begin(self, start: StreamStart) -> None:
-        self._end_stream()
-        if self._acknowledger is not None:
-            self._acknowledger.stream_ended()
-        for note in start.notes:
-            self._tell(f"note: {note}")
-        result, options = self._result, self._result.options
-        watched = options.watch_attention and result.engine.gates is not None
-        stream = Stream(
-            result.engine,
-            result.hop,
-            options=options.stream_options(self._patience_s),
-            statistics=self._opened.statistics,
-            attention=options.journal_attention or watched,
-        )
-        self._recorder.begin(start.name, self._opened.head, again=self._again)
-        if self._recorder.expected is not None:
-            stream.expect(*self._recorder.expected)
-        self._stream, self._name = stream, start.name
-        result.live = stream
-        result.streams += 1
-        result.delay_samples = stream.delay_samples
-        result.disorder_samples = stream.disorder_samples
-        result.score.begin(start.labels)
-        result.latency.new_stream()
-
-    def _take(self, chunk: Chunk) -> None:
-        stream = self._stream
-        if stream is None:
-            raise RuntimeError("a source gave samples before it began a stream")
-        for observer in self._observers:
-            observer.chunk(chunk)
-        whole = self._hand_over(stream, stream.process(chunk))
-        if self._acknowledger is not None and whole:
-            self._acknowledger.took(chunk, stream.received, stream.needed_from, written=self._recorder.writes)
-
-    def _hand_over(self, stream: Stream, decisions: Iterator[Decision]) -> bool:
-        """The hot path. False where a stop left no time for all of them."""
-        recorder, result, observers = self._recorder, self._result, self._observers
-        for decision in decisions:
-            decided = monotonic_ns()
-            if stream.log.waiting:
-                self._tell_news(stream)
-            truth = result.score.add(decision)
-            new = recorder.window(decision, truth, scored=result.score.scoring)
-            if result.paced:
-                recorder.flush()
-            if new and self._listen is not None:
-                self._listen(self._name, decision, truth)
-            done = monotonic_ns()
-            result.latency.add(decision.latency_ns, done - decided, done)
-            for observer in observers:
-                observer.window(self._name, decision, done - decided, done)
-                observer.tick(done)
-            if self._out_of_time(done):
-                # A chunk may hold more windows than there is time for.
-                recorder.flush()
-                return False
-        if stream.log.waiting:  # what no window followed
-            self._tell_news(stream)
-        recorder.flush()
-        return True
-
-    def _tell_news(self, stream: Stream) -> None:
-        for news in stream.log.fetch():
-            self._recorder.news(news)
-
-    def _end_stream(self) -> None:
-        """Adds the finished stream's counts to the run's."""
-        stream, result = self._stream, self._result
-        if stream is None:
-            return
-        if not self._out_of_time(monotonic_ns()):
-            self._hand_over(stream, stream.finish())
-        self._tell_news(stream)
-        self._recorder.end(stream)
-        self._recorder.flush()
-        result.latency.fold()
-        result.take_live()
-        self._stream = None
+    def close_sources(self) -> None:
+        if self._merged is not None:
+            self._merged.close()
+        for source in self._sources:
+            source.close()
 
     def close(self) -> None:
         self._result.peak_rss_mb = peak_rss_mb()
-        self._recorder.close()
+        self._result.recorder.close()
+        self.close_sources()
+        if self._merged is not None:
+            self._merged.join()

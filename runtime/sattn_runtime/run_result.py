@@ -29,6 +29,7 @@ _SAMPLE_KINDS = ("in", "in_windows", "skipped", "dropped", "waiting")
 class RunOptions:
     """What to run. `speed` None is as fast as the source can be read; `hop` None is the contract's.
 
+    more_sources: read beside `source`; all share the engine, and the names of streams begin with the source's number.
     keep: how the journal is kept. resume: go on behind what it holds.
     journal_attention: with every window the moments that the network looked at; watch_attention: find them out where
         the model file gives them, for those who look on.
@@ -38,6 +39,7 @@ class RunOptions:
 
     model: str
     source: str
+    more_sources: tuple[str, ...] = ()
     hop: int | None = None
     speed: float | None = None
     smooth: int = 1
@@ -56,6 +58,19 @@ class RunOptions:
     overload: str = OLDEST
     reconnect_s: float = 30.0
     realtime: RealtimeOptions = RealtimeOptions()  # noqa: RUF009 - frozen
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.source, *self.more_sources)
+
+    def prefix(self, number: int) -> str:
+        """What the names of a source's streams begin with: nothing where there is one source."""
+        return f"{number + 1}:" if self.more_sources else ""
+
+    def tells_attention(self, engine: Engine) -> bool:
+        """Whether decisions tell what the network looked at."""
+        return self.journal_attention or (self.watch_attention and engine.gates is not None)
 
     def stream_options(self, patience_s: float = 0.0) -> StreamOptions:
         """Those of a stream, `smooth` among them, and how long its source waits for what is late."""
@@ -94,7 +109,8 @@ class RunResult:
     stopped: bool = False
     elapsed_s: float = 0.0
     peak_rss_mb: float = 0.0
-    live: Stream | None = None  # the stream at hand, whose counts are not added yet
+    batch: int = 1  # windows inferred together at most
+    live: list[Stream] = field(default_factory=list)  # the streams at hand, whose counts are not added yet
     # So that who counts on another thread never meets a stream twice or not at all.
     _moving: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -103,13 +119,11 @@ class RunResult:
         """The model file's contract."""
         return self.engine.contract
 
-    def take_live(self) -> None:
-        """Adds the counts of the stream at hand, which is over."""
-        stream = self.live
-        if stream is None:
-            return
+    def take(self, stream: Stream) -> None:
+        """Adds the counts of a stream that is over."""
         with self._moving:
-            totals, self.live = self._totals(), None
+            self.live.remove(stream)
+            totals = self._totals([stream])
             self.windows, self.unjudged, self.gaps = (totals.pop(name) for name in ("windows", "unjudged", "gaps"))
             if stream.untaken:
                 totals["undecided"] = totals.get("undecided", 0) + stream.untaken
@@ -119,14 +133,13 @@ class RunResult:
         self.missing += stream.log.missing
 
     def totals(self) -> dict[str, int]:
-        """Samples by what became of them, `windows`, `unjudged` and `gaps`, with the stream at hand. On any thread."""
+        """Samples by what became of them, `windows`, `unjudged` and `gaps`, with the streams at hand. On any thread."""
         with self._moving:
-            return self._totals()
+            return self._totals(self.live)
 
-    def _totals(self) -> dict[str, int]:
+    def _totals(self, streams: list[Stream]) -> dict[str, int]:
         found = {**self.samples, "windows": self.windows, "unjudged": self.unjudged, "gaps": self.gaps}
-        stream = self.live
-        if stream is not None:
+        for stream in streams:
             counts = {
                 **stream.samples,
                 "windows": stream.windows,

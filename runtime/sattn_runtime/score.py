@@ -19,8 +19,16 @@ class Score:
         self.unscored = 0
         self.unjudged = 0
         # Memory views, because one of their elements is a Python int at once.
+        self._beside: list[Score] = []
         self._truth: memoryview[int] | None = None
         self._since: memoryview[int] | None = None
+
+    def beside(self) -> Score:
+        """Another one that counts in the same table, for streams at the same time."""
+        other = Score(self.labels)
+        other.confusion = self.confusion
+        self._beside.append(other)
+        return other
 
     def begin(self, labels: NDArray[np.int16] | None) -> None:
         """A new stream with labels int16 [n] (-1 = none), or without any."""
@@ -65,8 +73,8 @@ class Score:
             "windows": scored,
             "accuracy": float(right.sum() / scored),
             "macro_f1": float(f1[present].mean()),
-            "unscored": self.unscored,
-            "unjudged": self.unjudged,
+            "unscored": self.unscored + sum(other.unscored for other in self._beside),
+            "unjudged": self.unjudged + sum(other.unjudged for other in self._beside),
             "labels": list(self.labels),
             "confusion": matrix.tolist(),
         }

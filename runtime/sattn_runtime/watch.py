@@ -37,7 +37,7 @@ class Watch(Observer):
             raise UsageError("--watch", "stderr is no terminal", "a terminal to draw on", "leave it out in a service")
         self._result: RunResult | None = None
         self._room: NDArray[np.float32] = np.zeros((1, 1), np.float32)
-        self._taken = 0
+        self._taken, self._prefix = 0, ""
         self._last: tuple[str, Decision | None] = ("", None)
         self._since: tuple[int, int | None, int] = (0, None, 0)  # first sample, class, last sample of the state at hand
         self._folded_ns = 0
@@ -49,12 +49,14 @@ class Watch(Observer):
         """Begins to draw."""
         rows = max(2, round(_SECONDS * result.contract.rate_hz))
         self._room = np.full((rows, result.contract.modal), np.nan, np.float32)
-        self._result = result
+        self._result, self._prefix = result, result.options.prefix(0)
         self._thread = threading.Thread(target=self._draw_all, name="sattn-watch", daemon=True)
         self._thread.start()
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Copies its latest samples."""
+    def chunk(self, stream: str, chunk: Chunk) -> None:
+        """Copies its latest samples, of the first source."""
+        if not stream.startswith(self._prefix):
+            return
         rows = len(self._room)
         samples = chunk.samples[-rows:]
         first = self._taken % rows
@@ -65,6 +67,8 @@ class Watch(Observer):
 
     def window(self, stream: str, decision: Decision, emit_ns: int, done_ns: int) -> None:  # noqa: ARG002
         """Remembers it, and since when it has been so."""
+        if not stream.startswith(self._prefix):
+            return
         since, index, _ = self._since
         if index != decision.index or self._last[1] is None or stream != self._last[0]:
             since = decision.last_sample

@@ -10,7 +10,7 @@ from sattn_edge.errors import UsageError
 from sattn_edge.statistics import channel_statistics
 from sattn_edge.windows import WindowSet
 from sattn_runtime import DecisionOptions, MultiStream, Stream, StreamOptions
-from sattn_runtime.multi_stream import fastest_batch
+from sattn_runtime.batch import fastest_batch
 from sattn_runtime.sources.base import Chunk
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import make_contract

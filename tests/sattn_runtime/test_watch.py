@@ -156,7 +156,7 @@ def test_samples_are_kept_whatever_the_chunks(monkeypatch):
     values, begin, rng = np.arange(1000, dtype=np.float32)[:, None], 0, np.random.default_rng(0)
     while begin < 1000:
         end = min(1000, begin + int(rng.integers(0, 90)))
-        watch.chunk(Chunk(values[begin:end], None))
+        watch.chunk("s", Chunk(values[begin:end], None))
         begin = end
         at = watch._taken % 50
         latest = np.concatenate([watch._room[at:], watch._room[:at]])
