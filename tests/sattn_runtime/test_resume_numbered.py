@@ -136,7 +136,7 @@ def test_lives_that_end_anywhere_write_what_one_life_writes(model, tmp_path, mon
 
 def test_without_the_number_windows_are_doubled(model, tmp_path, monkeypatch):
     """The control: a source that is not told where the journal ends gives some again."""
-    monkeypatch.setattr("sattn_runtime.record.Recorder.after_sequence", property(lambda _: {}))
+    monkeypatch.setattr("sattn_runtime.record.Recorder.after_sequence", lambda *_: {})
     monkeypatch.setattr("sattn_runtime.stream.Stream.expect", lambda *_: None)
     add_backend(monkeypatch, FakeEngine)
     doubled = 0
