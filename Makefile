@@ -36,6 +36,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/instrumentation.py
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/clock.py
+	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/false_alarms.py
 
 # INT8 and FP16 judged on the foreign checkpoints and recordings beside the repository: about ten minutes.

@@ -67,3 +67,13 @@ def test_instrumentation_in_short() -> None:
         assert 0 < writing < 10_000
         assert row[f"{case}_us"] == pytest.approx(writing + counting)
         assert row[f"{case}_ratio"] > 0
+
+
+def test_streams_in_short() -> None:
+    """The control must be late, and of a few streams none is."""
+    command = [sys.executable, "benchmarks/streams.py", "--streams", "4", "--seconds", "10", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    row = json.loads(done.stdout)
+    assert len(row) == 3
+    assert row["one by one"]["windows"] == 4 * ((10 * 100 - 128) // 64 + 1)
+    assert 0 < row["one by one"]["busy"] < row["control"]["busy"]

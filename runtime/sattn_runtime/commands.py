@@ -38,7 +38,7 @@ def _run(
     source: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="replay:FILE (.npz, .csv, FILE#NAME), mcap:FILE, serial:PORT, mqtt://HOST/TOPIC, lsl:name=NAME, "
             "or - for CSV rows on stdin. Several share the engine.",
         ),
