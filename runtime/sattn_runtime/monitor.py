@@ -91,7 +91,7 @@ class Monitor:
         touched = self._limits.touched(least, greatest)
         if touched or any(self._railed):
             self._check_points(samples, row)
-        if self._limits.known:
+        if self._limits.measured:
             self._samples, self._row = samples, row
             if not self._partial and count == self.block:
                 self._blocks(least[None], greatest[None], row)

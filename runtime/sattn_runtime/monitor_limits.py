@@ -13,23 +13,32 @@ from sattn_edge.contract import Contract
 _STUCK_RUNS, _STUCK_S = 4, 0.5
 _STUCK_PARTS = 8  # a block is this part of the shortest run that is stuck: up to so much later it is known
 _FLAT = 4  # samples
+# Statistics of fewer windows than this don't say what is usual: of eight, every twelfth healthy window was beyond them.
+FEWEST_WINDOWS = 32
+
+
+def enough_windows(statistics: Mapping[str, Any] | None) -> bool:
+    """Whether statistics are of so many windows that they say what is usual."""
+    count = statistics.get("windows") if statistics else None
+    return isinstance(count, int) and count >= FEWEST_WINDOWS
 
 
 class Limits:
     """One contract's limits, float32 as the samples are: 0.1 is not below 0.1.
 
-    known: there are statistics of all channels. stuck, flat: so many equal samples are a fault, flat ones outside the
-    training range.
+    measured: there are statistics of all channels; known: and of enough windows to judge range and scale.
+    stuck, flat: so many equal samples are a fault, flat ones outside the training range.
     """
 
     def __init__(self, contract: Contract, statistics: Mapping[str, Any] | None) -> None:
         channels = _channels(statistics, contract)
-        self.known = bool(channels)
+        self.measured = bool(channels)
+        self.known = self.measured and enough_windows(statistics)
         low = np.array([np.nan if c.min is None else c.min for c in contract.channel])
         high = np.array([np.nan if c.max is None else c.max for c in contract.channel])
         if channels:
             least, greatest = (np.array([float(c[key]) for c in channels]) for key in ("min", "max"))
-            span = greatest - least
+            span = greatest - least if self.known else np.full(contract.modal, np.inf)
             runs = [int(c["longest_equal_samples"]) for c in channels]
         else:
             least, greatest = np.full(contract.modal, -np.inf), np.full(contract.modal, np.inf)
@@ -59,7 +68,7 @@ class Limits:
 
     def beyond_training(self, channel: int, value: float) -> bool:
         """Whether no training window had such a value."""
-        return not self._least[channel] <= value <= self._greatest[channel]
+        return self.known and not self._least[channel] <= value <= self._greatest[channel]
 
 
 def _channels(statistics: Mapping[str, Any] | None, contract: Contract) -> list[dict[str, Any]]:

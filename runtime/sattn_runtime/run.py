@@ -21,6 +21,7 @@ from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.lane import Lane, Listener, Shared
 from sattn_runtime.latency import Latency
 from sattn_runtime.merged import MergedSources
+from sattn_runtime.monitor_limits import FEWEST_WINDOWS, enough_windows
 from sattn_runtime.observer import Observer
 from sattn_runtime.overload import QueuedSource, check_queue
 from sattn_runtime.realtime import Granted, Realtime
@@ -122,6 +123,11 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
     if options.journal_attention and engine.gates is None:
         raise UsageError(
             "--journal-attention", f"{model.name} does not give its attention", todo="export it with --attention-output"
+        )
+    if options.stream.monitor and model.statistics and not enough_windows(model.statistics):
+        tell(
+            f"note: {model.name} has statistics of {model.statistics.get('windows')} windows, too few to judge "
+            f"range and scale of the input; {FEWEST_WINDOWS} or more do"
         )
     engine.infer(model.golden.x[:1])
     first = monotonic_ns()

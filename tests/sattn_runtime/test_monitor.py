@@ -35,8 +35,8 @@ def healthy(n: int, seed: int = 0) -> np.ndarray:
     return (np.round(x, 2)).astype(np.float32)
 
 
-def statistics_of(contract: Contract) -> Any:
-    x = healthy(WINDOW * 200, 9).reshape(200, 1, WINDOW, 4)
+def statistics_of(contract: Contract, windows: int = 200) -> Any:
+    x = healthy(WINDOW * windows, 9).reshape(windows, 1, WINDOW, 4)
     return channel_statistics(WindowSet(x, None, None, None, "t", ""), contract)
 
 
@@ -56,6 +56,18 @@ def test_nothing_is_wrong_with_what_is_like_the_training_data():
     assert len(decisions) == 311
     assert stream.unjudged == 0
     assert not details(stream)
+
+
+@pytest.mark.parametrize(("windows", "reasons"), [(31, {None, "stuck: ay"}), (32, {None, "stuck: ay", "scale: wx"})])
+def test_few_windows_do_not_say_what_is_usual(windows, reasons):
+    """Another scale could be one that they happen not to have; a stuck channel is none."""
+    contract, x = contract_with(), healthy(3000)
+    x[1000:1500, 1] = 0.03
+    x[2000:, 3] *= 20
+    stream = Stream(FakeEngine(contract), statistics=statistics_of(contract, windows))
+    assert {d.reason for d in stream.push(x)} <= reasons | {"out of range: wx"}
+    assert stream.reasons["stuck: ay"] > 0
+    assert (len(stream.reasons) > 1) == (windows >= 32)
 
 
 @pytest.mark.parametrize("sizes", [1, 5, 16, 64, 5000])

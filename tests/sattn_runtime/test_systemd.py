@@ -191,6 +191,7 @@ def test_a_loop_that_hangs_does_not_feed_its_watchdog(tmp_path, manager, address
 
 
 def test_a_run_that_cannot_begin_is_never_ready(tmp_path, manager, address):
+    pytest.importorskip("prometheus_client")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
