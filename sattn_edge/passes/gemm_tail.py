@@ -23,18 +23,19 @@ from sattn_edge.passes.gemm_rows import Rows, Writer
 
 Rule = Callable[[Writer, NodeProto, GemmOptions], str]
 
-_UNARY = """
-    Abs Neg Exp Log Sqrt Reciprocal Erf Tanh Sigmoid Identity Clip Dropout Relu LeakyRelu Elu Selu Celu Gelu
-    HardSigmoid HardSwish Mish Softplus Softsign ThresholdedRelu
-"""
-_BINARY = ("Add", "Sub", "Mul", "Div")
+UNARY = (
+    "Abs Neg Exp Log Sqrt Reciprocal Erf Tanh Sigmoid Identity Clip Dropout Relu LeakyRelu Elu Selu Celu Gelu "
+    "HardSigmoid HardSwish Mish Softplus Softsign ThresholdedRelu"
+).split()
+"""What works value by value on one computed input."""
+BINARY = ("Add", "Sub", "Mul", "Div")
 
 
 def tail_rules() -> Mapping[str, Rule]:
     """The rule of each operator that can read rows; it gives the reason where it can't, nothing where it did."""
     return {
-        **dict.fromkeys(_UNARY.split(), _unary),
-        **dict.fromkeys(_BINARY, _binary),
+        **dict.fromkeys(UNARY, _unary),
+        **dict.fromkeys(BINARY, _binary),
         "BatchNormalization": _batch_norm,
         "ReduceMean": _pool,
         "AveragePool": _pool,
@@ -115,7 +116,7 @@ def _per_map(
 def _pool(writer: Writer, node: NodeProto, options: GemmOptions) -> str:
     """Rule 7: the mean over all of time, or over time and modal, that keeps the axes."""
     rows = writer.values[node.input[0]]
-    axes = () if rows.flat else _mean_over(node, rows)
+    axes = () if rows.flat else mean_over(node, rows.time)
     if not axes:
         return f"{node.op_type} is not the mean over all of time"
     modal = 1 if 3 in axes else rows.modal
@@ -131,8 +132,8 @@ def _pool(writer: Writer, node: NodeProto, options: GemmOptions) -> str:
     return ""
 
 
-def _mean_over(node: NodeProto, rows: Rows) -> tuple[int, ...]:
-    """The axes of [b, c, t, m] a pool averages over: time, or time and modal; nothing for any other pool."""
+def mean_over(node: NodeProto, time: int) -> tuple[int, ...]:
+    """The axes of [b, c, time, m] a pool averages over: time, or time and modal; nothing for any other node."""
     if node.op_type == "GlobalAveragePool":
         return (2, 3)
     if node.op_type == "ReduceMean":
@@ -140,7 +141,7 @@ def _mean_over(node: NodeProto, rows: Rows) -> tuple[int, ...]:
         kept = bool(attribute(node, "keepdims", 1)) and len(node.input) == 1
         return axes if kept and axes in ((2,), (2, 3)) else ()
     plain = not any(attribute(node, "pads", [])) and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
-    return (2,) if plain and list(attribute(node, "kernel_shape", [])) == [rows.time, 1] else ()
+    return (2,) if plain and list(attribute(node, "kernel_shape", [])) == [time, 1] else ()
 
 
 def _flatten(writer: Writer, node: NodeProto, _: GemmOptions) -> str:

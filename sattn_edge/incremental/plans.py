@@ -1,0 +1,280 @@
+"""The plans for a network and a hop: what each computes in a step, what it keeps, and what that costs.
+
+A window's logits are a sum over the columns of the last map, each multiplied by the classifier:
+
+    logits = bias + 1/n * ( head + steady groups + tail )
+
+`head` are the columns that deviate at the start, known once the window's first samples are; `tail` those that deviate
+at its end; a steady group is what one step added, shared by all windows that hold it. A history of such vectors, as
+many as classes each, is kept in every plan.
+
+- `edges`: the network runs on the newest samples alone, as few as hold a head, a steady group and a tail. All three
+  come of one run, since the short window is itself the beginning of a window that is still to complete.
+- `stateful`: every map keeps the few columns that the next step reads, and computes only what is new.
+
+Where the hop is no multiple of the network's stride, windows fall into phases that share no columns; each phase is a
+stream of its own with hop lcm(hop, stride).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sattn_edge.incremental.chain import Chain, Layer, Stencil
+from sattn_edge.incremental.columns import ZERO, Column, Held, computed_in_a_step, hold, reads, soonest
+from sattn_edge.incremental.extents import Extent, LayerExtents, behind, extents
+
+Places = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer in a step: `taps` are places in `source` of what each convolved column reads, of the gate likewise in
+    `mapped`, where `chosen` are the columns that are gated. -1 is the padding of the gate."""
+
+    source: Held
+    taps: Places
+    mapped: Held
+    gate_taps: Places
+    chosen: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How the columns of the last map become logits.
+
+    groups: float [rows, columns], the sums that a step makes. history: earlier steps whose sums are kept.
+    weights: float [(history + 1) * rows], what each counts in the newest window, the oldest step first.
+    """
+
+    groups: NDArray[np.float64]
+    history: int
+    weights: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A plan. samples: what a step reads; advance: samples from one step of a phase to the next.
+
+    multiply_adds: of one step, which is one window. state_values: numbers kept from step to step, of one phase.
+    """
+
+    name: str
+    chain: Chain
+    samples: int
+    advance: int
+    phases: int
+    stages: tuple[Stage, ...]
+    sums: Sums
+    multiply_adds: int
+    state_values: int
+
+    @property
+    def warm_up(self) -> int:
+        """Steps before the first window of a phase completes that its logits depend on."""
+        return self.sums.history if self.name == "edges" else -(-self.chain.series // self.advance)
+
+
+@dataclass(frozen=True, eq=False)
+class Plans:
+    """What there is for a hop. full_multiply_adds: of the whole window; reasons: why a plan is missing, by its name."""
+
+    hop: int
+    phases: int
+    stride: int
+    full_multiply_adds: int
+    plans: dict[str, Plan]
+    reasons: dict[str, str]
+
+
+PLANS = ("edges", "stateful")
+
+
+def plans_for(chain: Chain, hop: int) -> Plans:
+    """The plans for windows every `hop` samples."""
+    window, layers = extents(chain)
+    last = layers[-1].out
+    advance = math.lcm(hop, last.step)
+    phases = advance // hop
+    full = _multiply_adds(chain, [e.conv.length for e in layers])
+    reason = _why_none(chain, window, layers, hop, advance)
+    if reason:
+        return Plans(hop, phases, last.step, full, {}, dict.fromkeys(PLANS, reason))
+    plans = {"stateful": _stateful(chain, window, layers, advance, phases)}
+    reasons = {}
+    steps = advance // last.step
+    short = (last.frontier - last.left) // steps - 1  # how many steps shorter than the window
+    if short >= 1:
+        plans["edges"] = _edges(chain, chain.series - short * advance, advance, phases, short)
+    else:
+        needed = chain.series - ((last.frontier - last.left) / steps - 1) * advance
+        reasons["edges"] = f"its short window would need {math.ceil(needed)} of {chain.series} samples or more"
+    return Plans(hop, phases, last.step, full, dict(sorted(plans.items())), reasons)
+
+
+def _why_none(
+    chain: Chain, window: Extent, layers: tuple[LayerExtents, ...], hop: int, advance: int
+) -> str:
+    if hop >= chain.series:
+        return f"windows of {chain.series} samples every {hop} do not overlap"
+    if advance >= chain.series:
+        return (
+            f"with a hop of {hop} and a stride of {layers[-1].out.step} only windows {advance} samples apart share "
+            f"columns, and a window has {chain.series}"
+        )
+    for layer, found in zip(chain.layers, layers, strict=True):
+        for extent in (found.conv, found.out):
+            if extent.frontier <= extent.left:
+                return f"every column of '{layer.name}' deviates at an end of the window: {window.length} is too short"
+    return ""
+
+
+def _stateful(chain: Chain, window: Extent, layers: tuple[LayerExtents, ...], advance: int, phases: int) -> Plan:
+    stages: list[Stage] = []
+    before, ahead = window, None
+    computed = [Column("steady", i) for i in range(window.length - advance, window.length)]
+    for layer, found in zip(chain.layers, layers, strict=True):
+        source = _Map(before, advance // before.step, computed, ahead)
+        mapped, taps, held = source.through(layer.stencil, found.conv, advance)
+        if layer.gate is None:
+            stages.append(Stage(held, taps, Held((), tuple(mapped.computed), ()), (), ()))
+            before, computed, ahead = found.conv, mapped.computed, mapped.ahead
+            continue
+        out, gate_taps, gated = mapped.through(layer.gate, found.out, advance, own=True)
+        stages.append(Stage(held, taps, gated, gate_taps, gated.places(_own(out.computed, mapped))))
+        before, computed, ahead = found.out, out.computed, out.ahead
+    sums = _sums_of_stateful(before, advance // before.step, computed, ahead)
+    return _plan("stateful", chain, advance, advance, phases, stages, sums)
+
+
+def _own(computed: list[Column], mapped: _Map) -> list[Column]:
+    """The columns before the gate that those behind it are."""
+    return [reads(column, [column.index], mapped.extent, mapped.advance)[0] for column in computed]
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A map in a step of plan `stateful`: its extent, columns a step, the columns computed, and how early its left."""
+
+    extent: Extent
+    advance: int
+    computed: list[Column]
+    ahead: int | None
+
+    def through(self, stencil: Stencil, made: Extent, advance: int, *, own: bool = False) -> tuple[_Map, Places, Held]:
+        """The map that a stencil makes of it, with the places of its taps, and what is held of this one.
+
+        own: each column also needs the one it stands behind, and the padding is left out.
+        """
+        last_tap = stencil.taps(max(made.left - 1, 0))[-1]
+        ahead = soonest(made.left, last_tap, self.extent, self.advance, self.ahead)
+        out = _Map(made, advance // made.step, computed_in_a_step(made, advance // made.step, ahead), ahead)
+        rows = [reads(c, stencil.taps(c.index), self.extent, self.advance) for c in out.computed]
+        needed = [column for row in rows for column in row if not (own and column == ZERO)]
+        if own:
+            needed += _own(out.computed, self)
+        held = hold(self.computed, needed, self.advance)
+        places = {ZERO: -1} if own else {}
+        places.update((column, place) for column, place in zip(set(needed), held.places(set(needed)), strict=True))
+        return out, tuple(tuple(places[column] for column in row) for row in rows), held
+
+
+def _sums_of_stateful(last: Extent, steps: int, computed: list[Column], ahead: int | None) -> Sums:
+    whole, rest = divmod(last.frontier - last.left, steps)
+    frontier = last.frontier
+    rows = {"steady": [c.kind == "steady" for c in computed]}
+    if rest:
+        rows["rest"] = [c.kind == "steady" and c.index >= frontier - rest for c in computed]
+    return _sums(rows, computed, last, {"steady": range(whole), "rest": [whole]}, ahead)
+
+
+def _sums(
+    rows: dict[str, list[bool]],
+    computed: list[Column],
+    last: Extent,
+    delays: dict[str, range | list[int]],
+    ahead: int | None,
+) -> Sums:
+    """The sums, from which columns each group holds and how many steps ago it counts."""
+    if last.right:
+        rows["right"], delays["right"] = [c.kind == "right" for c in computed], [0]
+    if last.left and ahead is not None:
+        rows["left"], delays["left"] = [c.kind == "left" for c in computed], [ahead]
+    history = max((delay for name in rows for delay in delays[name]), default=0)
+    weights = np.zeros((history + 1, len(rows)))
+    for place, name in enumerate(rows):
+        for delay in delays[name]:
+            weights[history - delay, place] = 1.0
+    return Sums(np.array(list(rows.values()), np.float64), history, weights.reshape(-1))
+
+
+def _edges(chain: Chain, samples: int, advance: int, phases: int, short: int) -> Plan:
+    """The plan on a short window, `short` steps shorter than the whole one."""
+    stages: list[Stage] = []
+    before = Extent(samples, 0, 0, 1)
+    for layer in chain.layers:
+        conv = behind(before, layer.stencil)
+        held = Held((ZERO,), tuple(Column("steady", i) for i in range(before.length)), ())
+        mapped = Held((), tuple(Column("steady", i) for i in range(conv.length)), ())
+        taps = _inside(layer.stencil, conv.length, before.length, padding=0, first=1)
+        if layer.gate is None:
+            stages.append(Stage(held, taps, mapped, (), ()))
+            before = conv
+            continue
+        out = behind(conv, layer.gate)
+        gate_taps = _inside(layer.gate, out.length, conv.length, padding=-1, first=0)
+        stages.append(Stage(held, taps, mapped, gate_taps, tuple(range(out.length))))
+        before = out
+    sums = _sums_of_edges(before, advance // before.step, short)
+    return _plan("edges", chain, samples, advance, phases, stages, sums)
+
+
+def _inside(stencil: Stencil, columns: int, before: int, padding: int, first: int) -> Places:
+    return tuple(
+        tuple(tap + first if 0 <= tap < before else padding for tap in stencil.taps(i)) for i in range(columns)
+    )
+
+
+def _sums_of_edges(last: Extent, steps: int, short: int) -> Sums:
+    """The rest stands in front of the newest group: the short window holds it, and nothing before it was summed."""
+    frontier = last.frontier
+    rest = frontier - last.left - steps  # short + 1 is how often `steps` goes into the whole window's
+    columns = [
+        Column("left" if i < last.left else "right" if i >= frontier else "steady", i) for i in range(last.length)
+    ]
+    rows = {"steady": [frontier - steps <= i < frontier for i in range(last.length)]}
+    if rest:
+        rows["rest"] = [last.left <= i < last.left + rest for i in range(last.length)]
+    return _sums(rows, columns, last, {"steady": range(short + 1), "rest": [short]}, short)
+
+
+def _plan(
+    name: str, chain: Chain, samples: int, advance: int, phases: int, stages: list[Stage], sums: Sums
+) -> Plan:
+    columns = [len(stage.taps) for stage in stages]
+    kept = sum(
+        len(held.state) * width * chain.modal
+        for stage, layer, before in zip(stages, chain.layers, _widths_before(chain), strict=True)
+        for held, width in ((stage.source, before), (stage.mapped, layer.maps))
+        if held.kept
+    )
+    kept += sums.history * len(sums.groups) * len(chain.head)
+    work = _multiply_adds(chain, columns) + len(sums.groups) * chain.head.size
+    return Plan(name, chain, samples, advance, phases, tuple(stages), sums, work, kept)
+
+
+def _widths_before(chain: Chain) -> list[int]:
+    return [1, *(layer.maps for layer in chain.layers[:-1])]
+
+
+def _multiply_adds(chain: Chain, columns: list[int]) -> int:
+    """Of the convolutions, for so many columns of each."""
+    return sum(count * chain.modal * _per_column(layer) for count, layer in zip(columns, chain.layers, strict=True))
+
+
+def _per_column(layer: Layer) -> int:
+    return int(layer.linear.weight.size)
