@@ -75,14 +75,13 @@ def hold(computed: Sequence[Column], needed: Iterable[Column], advance: int) -> 
     return Held(held.state, held.computed, kept)
 
 
-def computed_in_a_step(extent: Extent, advance: int, ahead: int | None) -> list[Column]:
-    """The columns of a map that are new: `advance` steady ones, those at the newest end, those of a start."""
+def computed_in_a_step(extent: Extent, advance: int, aheads: Sequence[int]) -> list[Column]:
+    """The columns of a map that are new: `advance` steady ones, those at the newest end, those of starts."""
     frontier = extent.frontier
-    left = [] if ahead is None else [Column("left", i, ahead) for i in range(extent.left)]
     return [
         *(Column("steady", i) for i in range(frontier - advance, frontier)),
         *(Column("right", i) for i in range(frontier, extent.length)),
-        *left,
+        *(Column("left", i, ahead) for i, ahead in enumerate(aheads)),
     ]
 
 
@@ -107,12 +106,11 @@ def _at_the_start(tap: int, before: Extent, ahead: int, advance: int) -> Column:
     return Column("left", tap, ahead) if tap < before.left else Column("steady", tap + ahead * advance)
 
 
-def soonest(left: int, last_tap: int, before: Extent, advance: int, ahead: int | None) -> int | None:
-    """How many steps before a window completes its `left` first columns can be computed, at the earliest.
+def soonest(taps: Sequence[int], before: Extent, advance: int, aheads: Sequence[int]) -> int:
+    """How many steps before its window completes a column at the start can be computed, at the earliest.
 
-    last_tap: the furthest column of the map before that any of them reads; ahead: that map's own. None: at any time.
+    taps: what it reads of the map before, whose own columns at the start are computed `aheads` steps before.
     """
-    if left == 0 or last_tap < before.left:
-        return ahead
-    here = (before.frontier - 1 - last_tap) // advance
-    return here if ahead is None else min(here, ahead)
+    known = [before.frontier // advance]  # where it reads padding alone
+    known += [aheads[tap] if tap < before.left else (before.frontier - 1 - tap) // advance for tap in taps if tap >= 0]
+    return min(known)

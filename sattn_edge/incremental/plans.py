@@ -58,7 +58,8 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A plan. samples: what a step reads; advance: samples from one step of a phase to the next.
+    """A plan. samples: what a step reads; advance: samples from one step of a phase to the next; columns: of a whole
+    window's last map.
 
     multiply_adds: of one step, which is one window. state_values: numbers kept from step to step, of one phase.
     """
@@ -68,6 +69,7 @@ class Plan:
     samples: int
     advance: int
     phases: int
+    columns: int
     stages: tuple[Stage, ...]
     sums: Sums
     multiply_adds: int
@@ -135,81 +137,78 @@ def _why_none(
 
 def _stateful(chain: Chain, window: Extent, layers: tuple[LayerExtents, ...], advance: int, phases: int) -> Plan:
     stages: list[Stage] = []
-    before, ahead = window, None
-    computed = [Column("steady", i) for i in range(window.length - advance, window.length)]
+    value = _Map(window, advance, computed_in_a_step(window, advance, ()))
     for layer, found in zip(chain.layers, layers, strict=True):
-        source = _Map(before, advance // before.step, computed, ahead)
-        mapped, taps, held = source.through(layer.stencil, found.conv, advance)
+        mapped, taps, source = value.through(layer.stencil, found.conv)
         if layer.gate is None:
-            stages.append(Stage(held, taps, Held((), tuple(mapped.computed), ()), (), ()))
-            before, computed, ahead = found.conv, mapped.computed, mapped.ahead
+            stages.append(Stage(source, taps, Held((), tuple(mapped.computed), ()), (), ()))
+            value = mapped
             continue
-        out, gate_taps, gated = mapped.through(layer.gate, found.out, advance, own=True)
-        stages.append(Stage(held, taps, gated, gate_taps, gated.places(_own(out.computed, mapped))))
-        before, computed, ahead = found.out, out.computed, out.ahead
-    sums = _sums_of_stateful(before, advance // before.step, computed, ahead)
-    return _plan("stateful", chain, advance, advance, phases, stages, sums)
-
-
-def _own(computed: list[Column], mapped: _Map) -> list[Column]:
-    """The columns before the gate that those behind it are."""
-    return [reads(column, [column.index], mapped.extent, mapped.advance)[0] for column in computed]
+        value, gate_taps, held = mapped.through(layer.gate, found.out, own=True)
+        stages.append(Stage(source, taps, held, gate_taps, held.places(mapped.behind(value.computed))))
+    return _plan("stateful", chain, advance, advance, phases, stages, _sums_of_stateful(value))
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A map in a step of plan `stateful`: its extent, columns a step, the columns computed, and how early its left."""
+    """A map in a step of plan `stateful`: its extent, columns a step, and the columns computed."""
 
     extent: Extent
     advance: int
     computed: list[Column]
-    ahead: int | None
 
-    def through(self, stencil: Stencil, made: Extent, advance: int, *, own: bool = False) -> tuple[_Map, Places, Held]:
+    def through(self, stencil: Stencil, made: Extent, *, own: bool = False) -> tuple[_Map, Places, Held]:
         """The map that a stencil makes of it, with the places of its taps, and what is held of this one.
 
-        own: each column also needs the one it stands behind, and the padding is left out.
+        own: a column also needs the one it stands behind, and the padding is left out.
         """
-        last_tap = stencil.taps(max(made.left - 1, 0))[-1]
-        ahead = soonest(made.left, last_tap, self.extent, self.advance, self.ahead)
-        out = _Map(made, advance // made.step, computed_in_a_step(made, advance // made.step, ahead), ahead)
+        advance = self.extent.step * self.advance // made.step
+        starts = [column.ahead for column in self.computed if column.kind == "left"]
+        aheads = [soonest(stencil.taps(i), self.extent, self.advance, starts) for i in range(made.left)]
+        out = _Map(made, advance, computed_in_a_step(made, advance, aheads))
         rows = [reads(c, stencil.taps(c.index), self.extent, self.advance) for c in out.computed]
-        needed = [column for row in rows for column in row if not (own and column == ZERO)]
+        needed = {column for row in rows for column in row if not (own and column == ZERO)}
         if own:
-            needed += _own(out.computed, self)
+            needed.update(self.behind(out.computed))
         held = hold(self.computed, needed, self.advance)
-        places = {ZERO: -1} if own else {}
-        places.update((column, place) for column, place in zip(set(needed), held.places(set(needed)), strict=True))
+        places = {ZERO: -1, **dict(zip(needed, held.places(needed), strict=True))}
         return out, tuple(tuple(places[column] for column in row) for row in rows), held
 
+    def behind(self, computed: list[Column]) -> list[Column]:
+        """The columns of this map that a gate multiplies."""
+        return [reads(column, [column.index], self.extent, self.advance)[0] for column in computed]
 
-def _sums_of_stateful(last: Extent, steps: int, computed: list[Column], ahead: int | None) -> Sums:
-    whole, rest = divmod(last.frontier - last.left, steps)
-    frontier = last.frontier
-    rows = {"steady": [c.kind == "steady" for c in computed]}
+
+def _sums_of_stateful(last: _Map) -> Sums:
+    extent, columns = last.extent, last.computed
+    whole, rest = divmod(extent.frontier - extent.left, last.advance)
+    groups = [([c.kind == "steady" for c in columns], range(whole))]
     if rest:
-        rows["rest"] = [c.kind == "steady" and c.index >= frontier - rest for c in computed]
-    return _sums(rows, computed, last, {"steady": range(whole), "rest": [whole]}, ahead)
+        newest = [c.kind == "steady" and c.index >= extent.frontier - rest for c in columns]
+        groups.append((newest, range(whole, whole + 1)))
+    return _sums([*groups, *_ends(columns)])
 
 
-def _sums(
-    rows: dict[str, list[bool]],
-    computed: list[Column],
-    last: Extent,
-    delays: dict[str, range | list[int]],
-    ahead: int | None,
-) -> Sums:
-    """The sums, from which columns each group holds and how many steps ago it counts."""
-    if last.right:
-        rows["right"], delays["right"] = [c.kind == "right" for c in computed], [0]
-    if last.left and ahead is not None:
-        rows["left"], delays["left"] = [c.kind == "left" for c in computed], [ahead]
-    history = max((delay for name in rows for delay in delays[name]), default=0)
-    weights = np.zeros((history + 1, len(rows)))
-    for place, name in enumerate(rows):
-        for delay in delays[name]:
-            weights[history - delay, place] = 1.0
-    return Sums(np.array(list(rows.values()), np.float64), history, weights.reshape(-1))
+Group = tuple[list[bool], range]  # the columns of a sum, and how many steps ago it counts
+
+
+def _ends(columns: list[Column]) -> list[Group]:
+    """The tail, and the head, in parts where they are known at different times."""
+    found: list[Group] = []
+    if any(c.kind == "right" for c in columns):
+        found.append(([c.kind == "right" for c in columns], range(1)))
+    for ahead in sorted({c.ahead for c in columns if c.kind == "left"}):
+        found.append(([c.kind == "left" and c.ahead == ahead for c in columns], range(ahead, ahead + 1)))
+    return found
+
+
+def _sums(groups: list[Group]) -> Sums:
+    groups = [(columns, delays) for columns, delays in groups if delays]
+    history = max(delays[-1] for _, delays in groups)
+    weights = np.zeros((history + 1, len(groups)))
+    for place, (_, delays) in enumerate(groups):
+        weights[[history - delay for delay in delays], place] = 1.0
+    return Sums(np.array([columns for columns, _ in groups], np.float64), history, weights.reshape(-1))
 
 
 def _edges(chain: Chain, samples: int, advance: int, phases: int, short: int) -> Plan:
@@ -242,20 +241,20 @@ def _inside(stencil: Stencil, columns: int, before: int, padding: int, first: in
 def _sums_of_edges(last: Extent, steps: int, short: int) -> Sums:
     """The rest stands in front of the newest group: the short window holds it, and nothing before it was summed."""
     frontier = last.frontier
-    rest = frontier - last.left - steps  # short + 1 is how often `steps` goes into the whole window's
+    rest = frontier - last.left - steps  # `short + 1` groups and the rest are the whole window's steady columns
     columns = [
-        Column("left" if i < last.left else "right" if i >= frontier else "steady", i) for i in range(last.length)
+        Column("left", i, short) if i < last.left else Column("right" if i >= frontier else "steady", i)
+        for i in range(last.length)
     ]
-    rows = {"steady": [frontier - steps <= i < frontier for i in range(last.length)]}
+    groups = [([frontier - steps <= c.index < frontier for c in columns], range(short + 1))]
     if rest:
-        rows["rest"] = [last.left <= i < last.left + rest for i in range(last.length)]
-    return _sums(rows, columns, last, {"steady": range(short + 1), "rest": [short]}, short)
+        groups.append(([last.left <= c.index < last.left + rest for c in columns], range(short, short + 1)))
+    return _sums([*groups, *_ends(columns)])
 
 
 def _plan(
     name: str, chain: Chain, samples: int, advance: int, phases: int, stages: list[Stage], sums: Sums
 ) -> Plan:
-    columns = [len(stage.taps) for stage in stages]
     kept = sum(
         len(held.state) * width * chain.modal
         for stage, layer, before in zip(stages, chain.layers, _widths_before(chain), strict=True)
@@ -263,8 +262,9 @@ def _plan(
         if held.kept
     )
     kept += sums.history * len(sums.groups) * len(chain.head)
-    work = _multiply_adds(chain, columns) + len(sums.groups) * chain.head.size
-    return Plan(name, chain, samples, advance, phases, tuple(stages), sums, work, kept)
+    work = _multiply_adds(chain, [len(stage.taps) for stage in stages]) + len(sums.groups) * chain.head.size
+    columns = extents(chain)[1][-1].out.length
+    return Plan(name, chain, samples, advance, phases, columns, tuple(stages), sums, work, kept)
 
 
 def _widths_before(chain: Chain) -> list[int]:

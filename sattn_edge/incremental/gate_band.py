@@ -1,0 +1,30 @@
+"""A gate's small convolution over a few columns as a product with a constant matrix.
+
+    a[i, m] = sum_d,j  w[d, j] * pooled[taps[i, d], m + j - left]    =>    a = band * pooled
+
+Taps that fall on padding have no entry. Along time alone the matrix is the same for every channel of the sensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def band(
+    weight: NDArray[np.float64], left: int, taps: Sequence[Sequence[int]], columns: int, modal: int, streams: int
+) -> NDArray[np.float64]:
+    """weight [kernel, kernel_m], taps [out, kernel] with -1 for padding -> [out*streams*modal, columns*streams*modal]."""
+    out = len(taps)
+    matrix = np.zeros((out, modal, columns, modal))
+    for row, places in enumerate(taps):
+        for numbers, place in zip(weight, places, strict=True):
+            if place < 0:
+                continue
+            for j, number in enumerate(numbers):
+                for m in range(max(0, left - j), min(modal, modal + left - j)):
+                    matrix[row, m, place, m + j - left] += number
+    beside = np.einsum("imjn,st->ismjtn", matrix, np.eye(streams))
+    return beside.reshape(out * streams * modal, columns * streams * modal)
