@@ -183,11 +183,9 @@ class _StepWriter:
     def _gate(self, block: Block, stage: Stage, mapped: _Rows) -> _Rows:
         writer, name = self._writer, block.name
         count = len(stage.chosen)
-        logits = ""
+        logits = writer.constant(f"{name}.bias", np.array([block.bias]))
         for number, plane in enumerate(self._planes(block, mapped)):
-            term = self._band(block, number, stage, mapped, plane)
-            logits = writer.add("Add", [logits, term], f"{name}.planes") if logits else term
-        logits = writer.add("Add", [logits, writer.constant(f"{name}.bias", block.bias)], f"{name}.logits")
+            logits = self._band(block, number, stage, mapped, (plane, logits))
         gate = writer.add("Sigmoid", [logits], f"{name}.sigmoid")
         if block.pooling != "mean":
             mapped = self._main(mapped, name)
@@ -207,16 +205,19 @@ class _StepWriter:
             planes.append(self._writer.add("ReduceMax", [main.name], f"{block.name}.max", axes=[1], keepdims=1))
         return planes
 
-    def _band(self, block: Block, number: int, stage: Stage, mapped: _Rows, plane: str) -> str:
-        """The gate's convolution over one plane [columns*m, 1] -> [chosen*m, 1]."""
+    def _band(self, block: Block, number: int, stage: Stage, mapped: _Rows, terms: tuple[str, str]) -> str:
+        """The gate's convolution over one plane [columns*m, 1] plus what it has so far: [chosen*m, 1]."""
         writer, name, modal = self._writer, f"{block.name}.band_{number}", self._modal
         weight, count = block.weight[0, number], len(stage.chosen)
+        plane, before = terms
         if weight.shape[1] > 1 or count * mapped.columns * modal**2 <= _LARGE_BAND:
             matrix = band(weight, block.pads[1], stage.gate_taps, mapped.columns, self._chain.modal, self._streams)
-            return writer.add("MatMul", [writer.constant(f"{name}.weight", matrix), plane], name)
+            return writer.add("Gemm", [writer.constant(f"{name}.weight", matrix), plane, before], name)
         matrix = band(weight, 0, stage.gate_taps, mapped.columns, 1, 1)
         seen = self._reshape(plane, (mapped.columns, modal), f"{name}.plane")
-        made = writer.add("MatMul", [writer.constant(f"{name}.weight", matrix), seen], name)
+        if number:
+            before = self._reshape(before, (count, modal), f"{name}.before")
+        made = writer.add("Gemm", [writer.constant(f"{name}.weight", matrix), seen, before], name)
         return self._reshape(made, (count * modal, 1), f"{name}.rows")
 
     def _main(self, value: _Rows, name: str) -> _Rows:
