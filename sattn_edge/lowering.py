@@ -101,6 +101,26 @@ def lower(model: ModelProto, target: Target, stop_after: int | None = None) -> L
     return Lowered(made, target, tuple(reports))
 
 
+def equalised(model: ModelProto, target: Target) -> ModelProto:
+    """A source graph as the target's ranges speak of it, without metadata: in INT8 its maps are evened out.
+
+    Raises:
+        ModelFileError: the choices are not of this graph.
+    """
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    bare.ClearField("metadata_props")
+    made, reports = run_passes(bare, _equalise(target))
+    _check_equalised(reports)
+    return made
+
+
+def _equalise(target: Target) -> list[Pass]:
+    if target.precision != "int8" or target.placement is None:
+        return []
+    return [Equalise({c.layer: c.factors for c in target.placement.layers if c.int8})]
+
+
 def _check_equalised(reports: Sequence[PassReport]) -> None:
     """Ranges are of equalised maps: where those can't be made, nothing fits any more."""
     for miss in (miss for report in reports if report.name == Equalise.name for miss in report.near_misses):
@@ -131,10 +151,7 @@ def check_target(target: Target) -> None:
 
 def pass_list(target: Target) -> list[Pass]:
     """The passes for a target, in order."""
-    passes: list[Pass] = []
-    if target.precision == "int8" and target.placement is not None:
-        passes.append(Equalise({c.layer: c.factors for c in target.placement.layers if c.int8}))
-    passes += [*_form_passes(target), StaticPool(), *_precision_passes(target), Prune()]
+    passes = [*_equalise(target), *_form_passes(target), StaticPool(), *precision_passes(target), Prune()]
     batch = batch_of(target)
     return [*passes, FixBatch(batch)] if batch is not None else passes
 
@@ -165,7 +182,8 @@ def _gemm_options(target: Target) -> GemmOptions:
     return TENSORRT_HALF if target.precision == "fp16" and target.typed else TENSORRT
 
 
-def _precision_passes(target: Target) -> list[Pass]:
+def precision_passes(target: Target) -> list[Pass]:
+    """The passes that write a target's precision into a graph whose products have the source's names."""
     if target.precision == "fp32" or (target.precision == "fp16" and not target.typed):
         return []
     typing: list[Pass] = [RaiseOpset(HALF_SCALES_OPSET, for_scales=True), Half()]

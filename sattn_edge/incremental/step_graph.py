@@ -30,6 +30,7 @@ from sattn_edge.incremental.chain import Layer, Pointwise
 from sattn_edge.incremental.columns import ZERO, Held
 from sattn_edge.incremental.gate_band import band
 from sattn_edge.incremental.plans import Plan, Stage
+from sattn_edge.incremental.states import State, states_of
 from sattn_edge.passes.block import Block
 from sattn_edge.passes.gemm_rows import Writer
 
@@ -45,12 +46,16 @@ _LARGE_BAND = 1 << 14
 @dataclass(frozen=True, eq=False)
 class Step:
     """The graph of one step. Inputs: `samples` [streams, 1, samples, modal], then the states; outputs: logits
-    [streams, classes], then the next states in the same order. states: the shape of each; all begin as zeros."""
+    [streams, classes], then the next states in the same order."""
 
     model: ModelProto
     plan: Plan
     streams: int
-    states: tuple[tuple[int, ...], ...]
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The states, with what they begin with."""
+        return states_of(self.model)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class _StepWriter:
         for node in self._chain.rest:
             self._writer.keep(node)
         self._finish()
-        return Step(self._model, self._plan, self._streams, tuple(shape for _, _, shape in self._states))
+        return Step(self._model, self._plan, self._streams)
 
     def _finish(self) -> None:
         """Inputs and outputs, and nothing left that the step does not use."""
