@@ -96,7 +96,7 @@ class BatchedStream(Stream):
         for first, view in self.ring.feed(samples):
             due = started if arrival_ns is None else min(started, arrival_ns - (after - first) * period_ns)
             times = (due, started, monotonic_ns())
-            self._batch.add(_Pending(self, first, times, -1, self._bad(first, view)), view)
+            self._batch.add(_Pending(self, first, times, -1, self._guard.bad(first, view)), view)
             started = monotonic_ns()
         yield from ()
 

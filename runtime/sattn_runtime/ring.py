@@ -47,6 +47,11 @@ class Ring:
         """Samples before this one are in windows, and no window to come needs them."""
         return min(self._next, self._used)
 
+    @property
+    def begun(self) -> NDArray[np.float32]:
+        """What there is of the window to come: a view [n, modal] that holds until samples are taken."""
+        return self._buffer[self._end - max(0, self.samples - self._next) : self._end]
+
     def go_on(self, used: int, skip: int) -> None:
         """Goes on from an earlier ring: the first samples were in a window already, or lie between two of them."""
         self._used, self._next = used, skip

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from sattn_edge.engine import Engine
 from sattn_edge.errors import UsageError
 from sattn_runtime.attention import Moments, MomentView, moment_view
 from sattn_runtime.decider import Decider, DecisionOptions, States, Verdict
-from sattn_runtime.decision import NON_FINITE, OVERFLOW, WRONG_RATE, Decision
+from sattn_runtime.decision import OVERFLOW, Decision
 from sattn_runtime.events import Event, EventLog, Gap
 from sattn_runtime.filling import fill
-from sattn_runtime.monitor import Monitor
+from sattn_runtime.guard import Guard
+from sattn_runtime.incremental import Incremental
 from sattn_runtime.numbering import Places
 from sattn_runtime.pieces import Break, Piece, Step
 from sattn_runtime.resample import Resampler
@@ -27,6 +28,9 @@ from sattn_runtime.ring import Ring
 from sattn_runtime.sample_clock import SampleClock
 from sattn_runtime.sources.base import Chunk
 from sattn_runtime.stream_options import INTERPOLATE, StreamOptions
+
+if TYPE_CHECKING:
+    from sattn_edge.incremental.engine import StepEngine
 
 __all__ = ["Gap", "Stream"]
 
@@ -41,6 +45,7 @@ class Stream:
         options: what to do about gaps, disorder and doubtful decisions; with it, `smooth` is that of its `decision`.
         statistics: those of the model file's training data; with them, input unlike it is not decided on.
         attention: tell with every decision which moments of its window the network looked at.
+        steps: of the same model file and hop: windows are inferred by what they add to the one before.
 
     Raises:
         UsageError: numbers below 1, or attention of an engine that has no `gates`.
@@ -57,6 +62,7 @@ class Stream:
         statistics: Mapping[str, Any] | None = None,
         *,
         attention: bool = False,
+        steps: StepEngine | None = None,
     ) -> None:
         contract = engine.contract
         options = options or StreamOptions(decision=DecisionOptions(smooth))
@@ -78,12 +84,10 @@ class Stream:
         self._smooth = None if told else self._decider.smooth
         self._shape = (1, 1, contract.window, contract.modal)
         self._stamps = [0, 0, 0]
-        self._last_bad = -1  # the newest row with NaN or Inf
-        ranged = any(c.min is not None or c.max is not None for c in contract.channel)
-        self._monitor = Monitor(contract, statistics) if options.monitor and (statistics or ranged) else None
+        self._guard = Guard(contract, statistics, self.clock, monitored=options.monitor)
+        self._steps = None if steps is None else Incremental(steps, self.ring.hop)
         self._timed = False  # whether any chunk had numbers or stamps
         self._fed = 0  # samples into the resampler
-        self._guarded = self._monitor is not None  # whether a window may be bad for more than NaN
         self._most_filled = options.most_filled(contract.window)
         self._hole: Break | None = None
         self._last_row: NDArray[np.float32] | None = None  # kept only where it may be repeated
@@ -149,7 +153,7 @@ class Stream:
             yield from self._feed(samples, chunk.arrival_ns, chunk.period_ns, chunk.finite)
             return
         steps = self.clock.take(chunk)
-        self._timed = self._guarded = True
+        self._timed = self._guard.active = True
         begin, self.received = self.received, self.received + len(samples)
         if not self.clock.order.held:
             self._held_from = None
@@ -239,8 +243,9 @@ class Stream:
         dropped = self.ring.restart()
         if self._resampler is not None:
             self._resampler.reset()
-        if self._monitor is not None:
-            self._monitor.gap(self.ring.samples)
+        if self._steps is not None:
+            self._steps.restart()
+        self._guard.gap(self.ring.samples)
         self._decider.reset()
         self._tell(self._states.gap() if self._states is not None else [])
         self.log.add(Gap(number, hole.seconds, dropped, missing, hole.cause, sequence=behind.number))
@@ -273,46 +278,27 @@ class Stream:
                 due = min(started, arrival_ns - (after - first) * period_ns)
             yield self._decide(first, view, due, started)
             started = monotonic_ns()
+        if self._steps is not None and self._steps.filling:
+            self._steps.fill(self.ring.begun, finite=self._guard.last_bad < 0)
 
     def _look(self, samples: NDArray[np.float32], finite: bool) -> None:
         """Looks at samples that are about to go into the ring."""
-        if not finite:
-            self._note_bad(samples)
-        if self._monitor is not None:
-            self._watch(self._monitor, samples)
-
-    def _watch(self, monitor: Monitor, samples: NDArray[np.float32]) -> None:
-        for event in monitor.add(samples, self.ring.samples):
+        for event in self._guard.look(samples, self.ring.samples, finite=finite):
             event.sample = self._places.number(self.ring.samples)
             self.log.add(event)
 
-    def _bad(self, first: int, view: NDArray[np.float32]) -> str | None:
-        """Why a window must not be decided on."""
-        if self._last_bad >= first and not np.isfinite(view).all():
-            return NON_FINITE
-        if self._monitor is not None:
-            bad = self._monitor.bad(first, first + self.ring.window - 1)
-            if bad is not None:
-                return bad
-        return WRONG_RATE if self.clock.wrong_rate and self.options.monitor else None
-
-    def _note_bad(self, samples: NDArray[np.float32]) -> None:
-        """Looks at every sample once, not at every window, and not where its source has done so."""
-        good = np.isfinite(samples)
-        # memchr over the booleans' bytes: cheaper than good.all() on the few samples of a hop.
-        if good.tobytes().find(0) >= 0:
-            self._last_bad = self.ring.samples + int(np.flatnonzero(~good.all(axis=1))[-1])
-
     def _decide(self, first: int, view: NDArray[np.float32], due: int, started: int) -> Decision:
         assembled = monotonic_ns()
-        if self._guarded or self._last_bad >= first:
-            bad = self._bad(first, view)
+        guard = self._guard
+        if guard.active or guard.last_bad >= first:
+            bad = guard.bad(first, view)
             if bad is not None:
+                self._pass_by(first, view)
                 return self._refuse(first, bad, (due, started, assembled))
         stamps = self._stamps
         if self._moments is not None:
             return self._attend(first, view, (due, started, assembled), self._moments)
-        logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        logits = self._infer(view) if self._steps is None else self._step(first, view, self._steps)
         decided = self._smooth(logits) if self._smooth is not None and self._places.plain else None
         if decided is None:
             return self._conclude(first, logits, (due, started, assembled), stamps)
@@ -333,6 +319,22 @@ class Stream:
         if self._timed:
             decision.sequence = self._places.sequence(first)
         return decision
+
+    def _infer(self, view: NDArray[np.float32]) -> list[float]:
+        """The logits of a whole window."""
+        logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), self._stamps)[0].tolist()
+        return logits
+
+    def _step(self, first: int, view: NDArray[np.float32], steps: Incremental) -> list[float]:
+        """The same from what the window adds to the one before."""
+        logits: list[float] = steps.infer(view, self._stamps, finite=self._guard.last_bad < first).tolist()
+        # What overflowed in one window stays in the sums of the next ones, which may not: those are inferred whole.
+        return logits if all(map(math.isfinite, logits)) else self._infer(view)
+
+    def _pass_by(self, first: int, view: NDArray[np.float32]) -> None:
+        """A window nobody decides on: the steps must not miss its samples."""
+        if self._steps is not None:
+            self._steps.infer(view, self._stamps, finite=self._guard.last_bad < first)
 
     def _attend(
         self, first: int, view: NDArray[np.float32], times: tuple[int, int, int], moments: MomentView

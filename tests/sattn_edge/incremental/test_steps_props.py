@@ -1,0 +1,88 @@
+"""Whatever the network, the hop and the phase: every window's logits by steps are those of the whole window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from sattn_edge.incremental import Plan, plans_for, read_chain, write_step
+from sattn_edge.incremental.plans import PLANS
+from tests.helpers_lowering import EXACT, Layer, Network, build, networks
+from tests.helpers_steps import evaluator, step_over
+
+RELAXED = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
+
+
+def largest_difference(network: Network, plan: Plan, *, streams: int = 1, windows: int = 3) -> float:
+    """Of the logit scale, over some windows of every phase."""
+    model, hop = build(network), plan.advance // plan.phases
+    step = write_step(model, plan, streams)
+    onnx.checker.check_model(step.model, full_check=True)
+    length = network.series + (windows - 1) * plan.advance + plan.phases * hop
+    signal = np.random.default_rng(network.seed + 1).normal(size=(streams, length, network.modal))
+    whole, steps = evaluator(model), evaluator(step.model)
+    seen, worst = 0, 0.0
+    for phase in range(plan.phases):
+        for first, logits in step_over(step, signal, phase, hop, steps):
+            (wanted,) = whole({"window": signal[:, None, first : first + network.series]})
+            worst = max(worst, np.abs(logits - wanted).max() / max(1.0, np.abs(wanted).max()))
+            seen += 1
+    assert seen >= windows * plan.phases
+    return float(worst)
+
+
+@pytest.mark.parametrize("name", PLANS)
+@RELAXED
+@given(network=networks(max_depth=4), hop=st.integers(1, 16), longer=st.integers(0, 80), streams=st.integers(1, 2))
+def test_steps_are_exact(name, network, hop, longer, streams):
+    network = replace(network, series=network.series + longer)
+    plan = plans_for(read_chain(build(network)), hop).plans.get(name)
+    assume(plan is not None)
+    assert largest_difference(network, plan, streams=streams) <= EXACT
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("hop", [16, 32, 48, 24])
+@pytest.mark.parametrize("series", [256, 200, 203])
+def test_lengths_and_hops_that_do_not_divide(name, series, hop):
+    network = Network(tuple(Layer(n) for n in (3, 4, 5, 6)), series=series, modal=2)
+    found = plans_for(read_chain(build(network)), hop)
+    assert found.phases == (2 if hop == 24 else 1)
+    if name not in found.plans:
+        pytest.skip(found.reasons[name])
+    assert largest_difference(network, found.plans[name]) <= EXACT
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer(4, attention_m=3),
+        Layer(4, attention_m=2, attention=5, pooling="mean+max"),
+        Layer(4, pooling="max", norm=False),
+        Layer(4, attention=1),
+    ],
+    ids=["gate over both axes", "both axes and poolings", "maximum alone", "gate without time"],
+)
+def test_gates_of_every_kind(name, layer, streams):
+    network = Network((layer, Layer(3)), series=64, modal=4, zero_scales=1)
+    plan = plans_for(read_chain(build(network)), 8).plans[name]
+    assert largest_difference(network, plan, streams=streams) <= EXACT
+
+
+def test_a_column_too_few_is_seen():
+    """The check can fail: a plan that takes one deviating column for a steady one gives other logits."""
+    network = Network((Layer(3), Layer(4)), series=64, modal=2)
+    plan = plans_for(read_chain(build(network)), 8).plans["edges"]
+    groups = plan.sums.groups.copy()
+    row = int(np.flatnonzero(groups[0])[0])
+    groups[0, row], groups[-1, row] = 0.0, 1.0
+    assert largest_difference(network, replace(plan, sums=replace(plan.sums, groups=groups))) > 1e-3
