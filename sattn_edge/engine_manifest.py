@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 VERSION = 2
 BEST = "best"
+FULL = "full"  # the plan that infers whole windows
 Form = Literal["reference", "folded", "taps", "mean-conv", "composed", "gemm"]  # those of sattn_edge.lowering
+WindowPlan = Literal["full", "edges", "stateful"]  # those of sattn_edge.incremental, and none of them
 Memory = Literal["pageable", "pinned", "mapped"]
 
 
@@ -163,6 +165,26 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: float
 
 
+class PlanTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One way to infer the windows of a stream. difference: from the whole windows' logits, of the logit scale; note:
+    why it was not timed."""
+
+    plan: WindowPlan
+    median_us: float | None = None
+    rounds_won: int | None = None
+    difference: float | None = None
+    note: str = ""
+
+
+class IncrementalChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The plan that was kept for windows every `hop` samples, for `reason`."""
+
+    hop: int
+    plan: WindowPlan
+    reason: str
+    times: tuple[PlanTime, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the store remembers. `form` in `precision` was kept, for `reason`.
 
@@ -182,6 +204,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shortcut: Shortcut | None = None
     shortcuts: tuple[ShortcutTime, ...] = ()
     judged: Judged | None = None
+    incremental: IncrementalChoice | None = None
     version: int = VERSION
 
     @property

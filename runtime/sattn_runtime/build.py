@@ -26,18 +26,23 @@ from sattn_edge.lowering import FORMS, Lowered, Target, check_target, lower
 from sattn_edge.model_file import ModelFile
 from sattn_edge.text import figure
 from sattn_runtime.choice import Times
+from sattn_runtime.plan_build import measure_plans
 from sattn_runtime.timing import CALLS, ROUNDS, WARM_UP, time_in_turns
 from sattn_runtime.verify import verify_engine
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. engine.attention: `auto` measures every form; rounds: of CALLS calls for each form."""
+    """What to build. engine.attention: `auto` measures every form; rounds: of CALLS calls for each form.
+
+    hop: of the streams that plans are measured for, None for the contract's.
+    """
 
     backend: str = DEFAULT_BACKEND
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     retune: bool = False
     rounds: int = ROUNDS
+    hop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,16 +85,23 @@ def build(
     store.prepare()  # before minutes are spent on what could not be kept
     subject = subject_of(model, request_of(options.engine), VERSION)
     before = store.look_up(subject).manifest
-    if before is not None and not options.retune:
+    again = options.retune or (before is not None and not _covers(before, options))
+    if before is not None and not again:
         return _remembered(model, store, before)
     with store.building(waiting):
         # Somebody else may have measured the same while this process waited for its turn.
         found = store.look_up(subject)
-        if found.manifest is not None and not (options.retune and found.manifest == before):
+        if found.manifest is not None and not (again and found.manifest == before):
             return _remembered(model, store, found.manifest)
         manifest = _measure(model, options, subject)
         notes = () if found.note is None else (found.note,)
         return Built(model.name, manifest, store.remember(manifest), remembered=False, notes=notes)
+
+
+def _covers(manifest: Manifest, options: BuildOptions) -> bool:
+    """Whether it holds what is asked for: plans are measured for one hop."""
+    found = manifest.incremental
+    return found is not None and options.hop in (None, found.hop)
 
 
 def now() -> str:
@@ -108,6 +120,8 @@ def _measure(model: ModelFile, options: BuildOptions, subject: Subject) -> Manif
     """Tries the forms asked for and keeps one."""
     tried = _try_forms(model, options)
     timed, form, reason = _time_and_choose([*_plain(model, options), *tried], model, options)
+    engine = next(t.engine for t in tried if t.engine is not None and t.candidate.form == form)
+    hop = model.contract.hop if options.hop is None else options.hop
     return Manifest(
         subject=subject,
         form=cast("Form", form),
@@ -117,6 +131,7 @@ def _measure(model: ModelFile, options: BuildOptions, subject: Subject) -> Manif
         created=now(),
         model=model.name,
         precision=options.engine.precision,
+        incremental=measure_plans(model, engine, hop, options.rounds),
     )
 
 
@@ -124,6 +139,8 @@ def _check(options: BuildOptions) -> None:
     engine = options.engine
     if engine.threads < 1:
         raise UsageError("threads", f"got {engine.threads}", "1 or more")
+    if options.hop is not None and options.hop < 1:
+        raise UsageError("--hop", f"got {options.hop}", "a number of samples, 1 or more")
     if options.rounds < 1:
         raise UsageError("rounds", f"got {options.rounds}", "1 or more")
     check_precision(engine.precision)

@@ -12,6 +12,7 @@ from sattn_edge.errors import UsageError
 from sattn_runtime.options import Attention, Backend, BatchRange, Json, Threads, parse_batch_range
 
 if TYPE_CHECKING:
+    from sattn_runtime.build import BuildOptions
     from sattn_runtime.tensorrt.build import TensorRTBuild
 
 Budget = Annotated[
@@ -41,6 +42,10 @@ def _build(
         typer.Option(help="TensorRT-RTX: compile for this architecture (sm86), on a machine that need not have it."),
     ] = None,
     threads: Threads = 1,
+    hop: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="ONNX Runtime: measure plans for windows every N samples (the contract's)."),
+    ] = None,
     retune: Annotated[bool, typer.Option("--retune", help="Build and measure again what is remembered.")] = False,
     list_store: Annotated[bool, typer.Option("--list", help="Show what the engine store holds.")] = False,
     prune_store: Annotated[
@@ -58,7 +63,8 @@ def _build(
         return
     if model is None:
         raise UsageError("MODEL", "is missing", "a model file made by sattn-export", "or use --list or --prune")
-    from sattn_edge.engine import BUILT, check_backend
+    from sattn_edge.engine import BUILT, EngineOptions, check_backend
+    from sattn_runtime.build import BuildOptions
 
     check_backend(backend)
     given = {
@@ -72,8 +78,11 @@ def _build(
     if backend not in BUILT:
         if extra := [name for name, value in given.items() if value is not None]:
             raise UsageError(extra[0], f"got --backend {backend}", "it is for tensorrt and tensorrt-rtx")
-        _build_here(model, backend, precision, attention, threads, retune, json_output)
+        here = BuildOptions(backend, EngineOptions(precision, threads, attention), retune, hop=hop)
+        _build_here(model, here, json_output)
         return
+    if hop is not None:
+        raise UsageError("--hop", f"got --backend {backend}", "it is for onnxruntime, which runs incremental plans")
     from sattn_edge.engine_manifest import Request
     from sattn_runtime.tensorrt.build import BUDGET_POINTS, TensorRTBuild
 
@@ -84,16 +93,12 @@ def _build(
     _build_engine(model, TensorRTBuild(request, retune, data, points), json_output)
 
 
-def _build_here(
-    model: Path, backend: str, precision: str, attention: str, threads: int, retune: bool, json_output: bool
-) -> None:
-    """ONNX Runtime: nothing is compiled, forms are measured."""
-    from sattn_edge.engine import EngineOptions
+def _build_here(model: Path, options: BuildOptions, json_output: bool) -> None:
+    """ONNX Runtime: nothing is compiled, forms and plans are measured."""
     from sattn_edge.model_file import load_model_file
     from sattn_runtime import build_report
-    from sattn_runtime.build import BuildOptions, build
+    from sattn_runtime.build import build
 
-    options = BuildOptions(backend, EngineOptions(precision, threads, attention), retune)
     with working(f"measuring {model.name}"):
         built = build(load_model_file(model), options, waiting=_waiting)
     if json_output:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from sattn_edge.engine_manifest import Acceptance, Candidate, Manifest
+from sattn_edge.engine_manifest import Acceptance, Candidate, IncrementalChoice, Manifest
 from sattn_edge.text import count, fields, figure, table
 from sattn_runtime.build import Built, default_form
 from sattn_runtime.verify import FLIP_MARGIN
@@ -36,10 +36,12 @@ def as_text(built: Built) -> list[str]:
         "",
         *_table(manifest),
         *[f"{_name(c)}: {c.note}" for c in manifest.candidates if c.note],
+        *_plans(manifest.incremental),
         "",
         *fields(
             [
                 ("kept", f"{manifest.form}, {manifest.reason}"),
+                ("windows", _plan(manifest.incremental)),
                 ("speed", _speed(manifest)),
                 ("judged", _judged(manifest)),
                 ("against", _basis(manifest)),
@@ -52,6 +54,30 @@ def as_text(built: Built) -> list[str]:
         ),
     ]
     return [*lines, *[f"note: {note}" for note in built.notes]]
+
+
+def _plans(found: IncrementalChoice | None) -> list[str]:
+    """The plans for overlapping windows beside the whole one, where there are any."""
+    if found is None or all(row.median_us is None for row in found.times):
+        return []
+    whole = found.times[0].median_us
+    rows = [
+        (
+            row.plan,
+            "-" if row.median_us is None else f"{row.median_us:,.0f}",
+            "-" if row.median_us is None or not whole else f"{row.median_us / whole:.2f}",
+            "-" if row.rounds_won is None else str(row.rounds_won),
+            figure(row.difference, ".1e") if row.difference is not None else "-",
+            "kept" if row.plan == found.plan else row.note,
+        )
+        for row in found.times
+    ]
+    header = (f"windows every {found.hop}", "median us", "ratio", "rounds won", "difference", "")
+    return ["", *table(rows, header=header, indent=0)]
+
+
+def _plan(found: IncrementalChoice | None) -> str | None:
+    return None if found is None else f"{found.plan} (every {found.hop} samples), {found.reason}"
 
 
 _HEADER = ("form", "precision", "median us", "ratio", "rounds won", "difference", "")

@@ -84,6 +84,13 @@ def _run(
     ] = None,
     attention: Attention = "auto",
     threads: Threads = 1,
+    incremental: Annotated[
+        str,
+        typer.Option(
+            help="Overlapping windows share work, with the same logits: auto, off, edges or stateful. "
+            "auto is what sattn-build found fastest here, else what counting clearly favours."
+        ),
+    ] = "auto",
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
     realtime: Annotated[
         bool,
@@ -138,6 +145,7 @@ def _run(
         backend=backend,
         engine=EngineOptions(precision, threads, attention),
         fallback=fallback,
+        incremental=incremental,
         deadline_ms=deadline_ms,
         max_p99_ms=max_p99_ms,
         queue=queue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sattn_runtime.acknowledge import Acknowledger
 from sattn_runtime.batch import Batch, BatchedStream
@@ -18,6 +18,9 @@ from sattn_runtime.sources.base import Chunk, Item, Source, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
 
+if TYPE_CHECKING:
+    from sattn_edge.incremental.engine import StepEngine
+
 Listener = Callable[[str, Decision, str | None], None]
 
 
@@ -25,7 +28,8 @@ Listener = Callable[[str, Decision, str | None], None]
 class Shared:
     """What all lanes of a run have in common.
 
-    head: of a journal, but for the source. batch: where windows of all lanes are inferred together.
+    head: of a journal, but for the source. batch: where windows of all lanes are inferred together. steps: what
+    infers them by what each adds, a stream for itself.
     """
 
     result: RunResult
@@ -37,6 +41,7 @@ class Shared:
     listen: Listener | None
     observers: Sequence[Observer]
     batch: Batch | None = None
+    steps: StepEngine | None = None
 
     def out_of_time(self, now_ns: int) -> bool:
         """Whether a stop was asked for so long ago that the rest has to be left undecided."""
@@ -106,7 +111,14 @@ class Lane:
         if shared.batch is not None:
             return BatchedStream(shared.batch, result.hop, options, shared.statistics, self.hand_over)
         attention = wanted.tells_attention(result.engine)
-        return Stream(result.engine, result.hop, options=options, statistics=shared.statistics, attention=attention)
+        return Stream(
+            result.engine,
+            result.hop,
+            options=options,
+            statistics=shared.statistics,
+            attention=attention,
+            steps=shared.steps,
+        )
 
     def _take(self, chunk: Chunk) -> None:
         stream = self._stream

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from time import monotonic_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from sattn_edge.contract import Contract
+from sattn_edge.engine import Engine
 from sattn_edge.errors import RecordingError, UsageError
-from sattn_edge.model_file import load_model_file
+from sattn_edge.model_file import ModelFile, load_model_file
 from sattn_runtime.batch import Batch, fastest_batch
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.lane import Lane, Listener, Shared
@@ -31,6 +32,10 @@ from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
 from sattn_runtime.sources.base import Signal, Source, SourceOptions
 from sattn_runtime.stop import Stop
+
+if TYPE_CHECKING:
+    from sattn_edge.incremental.engine import StepEngine
+    from sattn_runtime.plans import Chosen
 
 __all__ = ["Listener", "RunOptions", "RunResult", "check_budget", "peak_rss_mb", "run"]
 
@@ -108,6 +113,7 @@ class _Opened:
     sources: list[Source | QueuedSource]
     head: dict[str, Any]
     statistics: Mapping[str, Any] | None
+    steps: StepEngine | None
 
 
 def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Callable[[str], None]) -> _Opened:
@@ -134,7 +140,9 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
     for _ in range(_WARM_UP):
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
-    batch = fastest_batch(engine) if len(options.sources) > 1 and not options.tells_attention(engine) else 1
+    chosen = _plan(options, model, engine, hop)
+    alone = options.tells_attention(engine) or chosen.steps is not None
+    batch = fastest_batch(engine) if len(options.sources) > 1 and not alone else 1
     sources = _open_sources(options, model.contract, hop, recorder)
     deadline_ms = options.deadline_ms or hop / model.contract.rate_hz * 1000
     result = RunResult(
@@ -149,10 +157,26 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
         recorder=recorder,
         granted=granted,
         fell_back=opened.fell_back,
+        plan=chosen.plan,
+        plan_reason=chosen.reason,
         batch=batch,
     )
     # The graph and its bytes are the engine's now; nothing here keeps the model.
-    return _Opened(result, sources, _journal_head(model.name, result), model.statistics)
+    return _Opened(result, sources, _journal_head(model.name, result), model.statistics, chosen.steps)
+
+
+def _plan(options: RunOptions, model: ModelFile, engine: Engine, hop: int) -> Chosen:
+    """How windows are inferred: only whole ones give their attention."""
+    from sattn_runtime.plans import AUTO, OFF, choose_plan
+
+    asked = options.incremental
+    if options.tells_attention(engine) and asked != OFF:
+        if asked != AUTO and options.journal_attention:
+            raise UsageError(
+                f"--incremental {asked}", "got --journal-attention", "whole windows alone give it", "leave one out"
+            )
+        asked = OFF if asked == AUTO else asked
+    return choose_plan(model, engine.info, options.engine.attention, hop, asked)
 
 
 def _check(options: RunOptions) -> None:
@@ -212,6 +236,7 @@ def _journal_head(model: str, result: RunResult) -> dict[str, Any]:
         "backend": info.backend,
         "precision": info.precision,
         "attention": info.attention,
+        "plan": result.plan,
         "window_samples": contract.window,
         "hop_samples": result.hop,
         "smooth": result.options.smooth,
@@ -232,6 +257,7 @@ class _Loop:
             result=result,
             head=opened.head,
             statistics=opened.statistics,
+            steps=opened.steps,
             stop=stop,
             drain_ns=_DRAIN_NS,
             tell=tell,

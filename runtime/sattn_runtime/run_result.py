@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
+from sattn_edge.engine_manifest import FULL
 from sattn_edge.errors import BudgetError
 from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
@@ -33,6 +34,7 @@ class RunOptions:
     keep: how the journal is kept. resume: go on behind what it holds.
     journal_attention: with every window the moments that the network looked at; watch_attention: find them out where
         the model file gives them, for those who look on.
+    incremental: `auto`, `off` or the plan by which overlapping windows are inferred.
     queue: at most so many samples wait for the loop, beyond them the `overload` (oldest, newest) are dropped; None lets
         the source wait, or drop in its own way.
     """
@@ -49,6 +51,7 @@ class RunOptions:
     backend: str = DEFAULT_BACKEND
     engine: EngineOptions = EngineOptions()  # noqa: RUF009 - frozen
     fallback: str | None = None
+    incremental: str = "auto"
     journal_attention: bool = False
     watch_attention: bool = False
     deadline_ms: float | None = None
@@ -95,6 +98,8 @@ class RunResult:
     recorder: Recorder
     granted: Granted
     fell_back: str | None = None
+    plan: str = FULL  # how windows are inferred, and why so
+    plan_reason: str = ""
     streams: int = 0
     windows: int = 0
     unjudged: int = 0

@@ -1,0 +1,108 @@
+"""Which plan infers a stream's windows: whole, or by steps that share what overlapping windows share.
+
+    asked for > measured by sattn-build on this device > counted
+
+Counting is cautious: it takes steps only where they are clearly less work, nodes of the graph included, since a small
+network spends its time on those. What it leaves undecided a measurement decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
+from sattn_edge.calibration_table import placement_of
+from sattn_edge.engine import EngineInfo, EngineOptions
+from sattn_edge.engine_manifest import FULL, IncrementalChoice, subject_of
+from sattn_edge.engine_onnxruntime import BACKEND, VERSION, request_of
+from sattn_edge.engine_store import default_store
+from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.incremental.chain import NotIncremental
+from sattn_edge.incremental.engine import StepEngine, open_steps
+from sattn_edge.incremental.lower_step import lower_step, plans_of
+from sattn_edge.incremental.plans import PLANS
+from sattn_edge.lowering import Target, lower
+from sattn_edge.text import millions
+
+if TYPE_CHECKING:
+    from sattn_edge.model_file import ModelFile
+
+AUTO, OFF = "auto", "off"
+INCREMENTAL = (AUTO, OFF, *PLANS)
+CLEARLY_LESS = 0.6
+"""Steps are taken unmeasured where they are at most so much of the whole window's work."""
+NODE_WORK = 75_000
+"""Multiply-adds that take about as long as a node takes to start: 1.5 us at 50 multiply-adds a ns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """`plan` is `full`, `edges` or `stateful`; steps: what runs it, None for whole windows."""
+
+    plan: str
+    reason: str
+    steps: StepEngine | None = None
+
+
+def check_incremental(asked: str) -> None:
+    """Raises UsageError for what is none of `INCREMENTAL`."""
+    if asked not in INCREMENTAL:
+        raise UsageError("--incremental", f"got '{asked}'", did_you_mean(asked, INCREMENTAL))
+
+
+def choose_plan(model: ModelFile, info: EngineInfo, attention: str, hop: int, asked: str) -> Chosen:
+    """The plan for windows every `hop` samples on an engine that is open.
+
+    attention: the form that was asked for, which the measurement is bound to.
+
+    Raises:
+        UsageError: no such plan, or the network has none for this hop.
+        UnavailableError: a plan was asked for on a backend that runs whole windows only.
+    """
+    check_incremental(asked)
+    options = EngineOptions(info.precision, info.threads, attention)
+    if asked == OFF:
+        return Chosen(FULL, "asked for")
+    if asked != AUTO:
+        return Chosen(asked, "asked for", open_steps(model, asked, hop, info.backend, options))
+    if info.backend != BACKEND:
+        return Chosen(FULL, f"{info.backend} runs whole windows")
+    plan, reason = _measured(model, options, hop) or counted(model, options, hop)
+    return Chosen(plan, reason, None if plan == FULL else open_steps(model, plan, hop, BACKEND, options))
+
+
+def _measured(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str] | None:
+    """What sattn-build found on this device for this hop."""
+    manifest = default_store().look_up(subject_of(model, request_of(options), VERSION)).manifest
+    found: IncrementalChoice | None = None if manifest is None else manifest.incremental
+    if found is None or found.hop != hop:
+        return None
+    return found.plan, f"measured here: {found.reason}"
+
+
+def counted(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str]:
+    """The plan with the least counted work, and why. Raises ModelFileError, DigestError as int8 does."""
+    found = plans_of(model.proto, hop)
+    if isinstance(found, NotIncremental):
+        return FULL, str(found)
+    if not found.plans:
+        return FULL, next(iter(found.reasons.values()))
+    placement = placement_of(model, BACKEND) if options.precision == "int8" else None
+    target = Target("onnxruntime", None, options.precision, placement=placement)
+    whole = found.full_multiply_adds + NODE_WORK * _nodes(lower(model.proto, target).model)
+    work = {
+        name: plan.multiply_adds + NODE_WORK * _nodes(lower_step(model.proto, hop, name, target).model)
+        for name, plan in found.plans.items()
+    }
+    best = min(work, key=lambda name: work[name])
+    part = work[best] / whole
+    if part > CLEARLY_LESS:
+        return FULL, f"counted: {best} would be {part:.2f} of a whole window's work; sattn-build measures it"
+    adds = millions(found.plans[best].multiply_adds)
+    return best, f"counted: {part:.2f} of a whole window's work ({adds} multiply-adds a window)"
+
+
+def _nodes(model: ModelProto) -> int:
+    return len(model.graph.node)
