@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 VERSION = 2
 BEST = "best"
-FULL = "full"  # the plan that infers whole windows
 Form = Literal["reference", "folded", "taps", "mean-conv", "composed", "gemm"]  # those of sattn_edge.lowering
 WindowPlan = Literal["full", "edges", "stateful"]  # those of sattn_edge.incremental, and none of them
+FULL: WindowPlan = "full"
 Memory = Literal["pageable", "pinned", "mapped"]
 
 
@@ -166,8 +166,10 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way to infer the windows of a stream. difference: from the whole windows' logits, of the logit scale; note:
-    why it was not timed."""
+    """One way to infer the windows of a stream.
+
+    difference: from the whole windows' logits, of the logit scale. note: why it was not timed.
+    """
 
     plan: WindowPlan
     median_us: float | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from sattn_edge.engine_manifest import FULL, IncrementalChoice, PlanTime, Window
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import plans_of
-from sattn_edge.incremental.plans import PLANS
 from sattn_edge.model_file import ModelFile
 from sattn_runtime.choice import Times
 from sattn_runtime.incremental import Incremental
@@ -25,50 +24,44 @@ WITHIN = {"fp32": 1e-5, "int8": 1e-2}
 In FP32 two orders of the same sums differ by 1e-7 to 1e-6. In INT8 a value that two ways to round put on either side of
 a level moves what is behind it, and the whole window may run in another form: thousandths.
 """
+NAMES: tuple[WindowPlan, ...] = ("edges", "stateful")
 _JUDGED = 8  # golden windows: each takes a warm-up of its own
 
 
 def measure_plans(model: ModelFile, engine: Engine, hop: int, rounds: int) -> IncrementalChoice:
     """Judges and times the plans beside whole windows on `engine`."""
     found = plans_of(model.proto, hop)
-    if isinstance(found, NotIncremental):
-        return _only_full(hop, str(found), dict.fromkeys(PLANS, ""))
-    if not found.plans:
-        return _only_full(hop, next(iter(found.reasons.values())), dict.fromkeys(PLANS, ""))
-    info = engine.info
-    options = EngineOptions(info.precision, info.threads)
-    opened = {name: open_steps(model, name, hop, info.backend, options) for name in found.plans}
-    differences = {name: difference(model, engine, steps, hop) for name, steps in opened.items()}
-    allowed = WITHIN[info.precision]
-    accepted = [name for name in opened if differences[name] <= allowed]
+    if isinstance(found, NotIncremental) or not found.plans:
+        reason = str(found) if isinstance(found, NotIncremental) else next(iter(found.reasons.values()))
+        return IncrementalChoice(hop, FULL, reason, (PlanTime(FULL),))
+    options = EngineOptions(engine.info.precision, engine.info.threads)
+    opened = {name: open_steps(model, name, hop, engine.info.backend, options) for name in NAMES if name in found.plans}
+    away = {name: difference(model, engine, steps, hop) for name, steps in opened.items()}
+    allowed = WITHIN[engine.info.precision]
+    accepted = [name for name in opened if away[name] <= allowed]
     x = model.golden.x[:1]
     calls = [lambda: engine.infer(x), *(_stepping(opened[name], hop, x[0, 0]) for name in accepted)]
+    times = _times(calls, rounds)
+    rows = [PlanTime(FULL, round(times.median_us(0), 2))]
+    for name in NAMES:
+        differs = away[name] if name in away and math.isfinite(away[name]) else None
+        if name in accepted:
+            at = 1 + accepted.index(name)
+            rows.append(PlanTime(name, round(times.median_us(at), 2), times.rounds_won(at, 0), differs))
+        elif name in opened:
+            rows.append(PlanTime(name, difference=differs, note=f"NOT accepted: at most {allowed:g} is allowed"))
+        else:
+            rows.append(PlanTime(name, note=found.reasons.get(name, "")))
+    kept = times.best(range(len(calls)), 0)
+    reason = times.why(kept, 0, "the whole window", len(accepted))
+    return IncrementalChoice(hop, [FULL, *accepted][kept], reason, tuple(rows))
+
+
+def _times(calls: Sequence[Callable[[], object]], rounds: int) -> Times:
     for call in calls:
         for _ in range(WARM_UP):
             call()
-    times = Times(in_turns(len(calls), rounds, lambda i: timed(calls[i])))
-    kept = times.best(range(len(calls)), 0)
-    rows = [PlanTime(FULL, round(times.median_us(0), 2))]
-    for name in PLANS:
-        if name not in opened:
-            rows.append(PlanTime(cast("WindowPlan", name), note=found.reasons.get(name, "")))
-            continue
-        difference_here = differences[name] if np.isfinite(differences[name]) else None
-        if name not in accepted:
-            note = f"NOT accepted: at most {allowed:g} of the logit scale"
-            rows.append(PlanTime(cast("WindowPlan", name), difference=difference_here, note=note))
-            continue
-        at = 1 + accepted.index(name)
-        median, won = round(times.median_us(at), 2), times.rounds_won(at, 0)
-        rows.append(PlanTime(cast("WindowPlan", name), median, won, difference_here))
-    plan = cast("WindowPlan", [FULL, *accepted][kept])
-    return IncrementalChoice(hop, plan, times.why(kept, 0, "the whole window", len(calls) - 1), tuple(rows))
-
-
-def _only_full(hop: int, reason: str, notes: dict[str, str]) -> IncrementalChoice:
-    return IncrementalChoice(
-        hop, FULL, reason, (PlanTime(FULL), *(PlanTime(cast("WindowPlan", name), note=reason) for name in notes))
-    )
+    return Times(in_turns(len(calls), rounds, lambda i: timed(calls[i])))
 
 
 def difference(model: ModelFile, engine: Engine, steps: StepEngine, hop: int) -> float:

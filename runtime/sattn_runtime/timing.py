@@ -44,7 +44,7 @@ def _turn(engine: Engine, window: NDArray[np.float32]) -> list[float]:
 
 
 def timed(call: Callable[[], object]) -> list[float]:
-    """us of CALLS calls, behind one that is not counted."""
+    """Times CALLS calls, in us, behind one that is not counted."""
     call()
     spent = []
     for _ in range(CALLS):

@@ -70,7 +70,7 @@ class Stepper:
         plan = engine.plan
         self._engine, self._plan = engine, plan
         self.samples: NDArray[np.float32] = np.zeros((plan.samples, plan.chain.modal), np.float32)
-        self._logits = np.zeros((1, engine.classes), np.float32)
+        self._logits: NDArray[np.float32] = np.zeros((1, engine.classes), np.float32)
         self._phases = [_Phase(engine, self.samples, self._logits) for _ in range(plan.phases)]
 
     def step(self, phase: int) -> NDArray[np.float32]:
@@ -79,7 +79,8 @@ class Stepper:
         What comes back holds until the next step. Raises ModelFileError where ONNX Runtime can't run the graph.
         """
         self._phases[phase].step()
-        return self._logits[0]
+        logits: NDArray[np.float32] = self._logits[0]
+        return logits
 
     def restart(self) -> None:
         """Forgets everything: the signal begins anew."""

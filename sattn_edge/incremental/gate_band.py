@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 def band(
     weight: NDArray[np.float64], left: int, taps: Sequence[Sequence[int]], columns: int, modal: int, streams: int
 ) -> NDArray[np.float64]:
-    """weight [kernel, kernel_m], taps [out, kernel] with -1 for padding -> [out*streams*modal, columns*streams*modal]."""
+    """The matrix [out*streams*modal, columns*streams*modal].
+
+    Args:
+        weight: [kernel, kernel_m].
+        left: padding along modal, in front.
+        taps: [out, kernel] places of columns, -1 for padding.
+        columns: of what it is multiplied with.
+        modal: channels of a sensor.
+        streams: how many sensors stand beside one another.
+    """
     out = len(taps)
     matrix = np.zeros((out, modal, columns, modal))
     for row, places in enumerate(taps):
@@ -26,5 +35,5 @@ def band(
             for j, number in enumerate(numbers):
                 for m in range(max(0, left - j), min(modal, modal + left - j)):
                     matrix[row, m, place, m + j - left] += number
-    beside = np.einsum("imjn,st->ismjtn", matrix, np.eye(streams))
+    beside: NDArray[np.float64] = np.einsum("imjn,st->ismjtn", matrix, np.eye(streams))
     return beside.reshape(out * streams * modal, columns * streams * modal)

@@ -33,8 +33,11 @@ Places = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer in a step: `taps` are places in `source` of what each convolved column reads, of the gate likewise in
-    `mapped`, where `chosen` are the columns that are gated. -1 is the padding of the gate."""
+    """One layer in a step.
+
+    taps: places in `source` of what each convolved column reads. gate_taps: in `mapped`, of what each gate reads, -1
+    for its padding. chosen: in `mapped`, the columns that are gated.
+    """
 
     source: Held
     taps: Places
@@ -118,9 +121,7 @@ def plans_for(chain: Chain, hop: int) -> Plans:
     return Plans(hop, phases, last.step, full, dict(sorted(plans.items())), reasons)
 
 
-def _why_none(
-    chain: Chain, window: Extent, layers: tuple[LayerExtents, ...], hop: int, advance: int
-) -> str:
+def _why_none(chain: Chain, window: Extent, layers: tuple[LayerExtents, ...], hop: int, advance: int) -> str:
     if hop >= chain.series:
         return f"windows of {chain.series} samples every {hop} do not overlap"
     if advance >= chain.series:
@@ -252,9 +253,7 @@ def _sums_of_edges(last: Extent, steps: int, short: int) -> Sums:
     return _sums([*groups, *_ends(columns)])
 
 
-def _plan(
-    name: str, chain: Chain, samples: int, advance: int, phases: int, stages: list[Stage], sums: Sums
-) -> Plan:
+def _plan(name: str, chain: Chain, samples: int, advance: int, phases: int, stages: list[Stage], sums: Sums) -> Plan:
     kept = sum(
         len(held.state) * width * chain.modal
         for stage, layer, before in zip(stages, chain.layers, _widths_before(chain), strict=True)

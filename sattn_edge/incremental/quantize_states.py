@@ -25,8 +25,9 @@ class QuantizeStates:
     name = "quantize-states"
 
     def __call__(self, model: ModelProto) -> PassReport:
-        """Rule 1: the Concat joins a graph input with a value, and is read by one QuantizeLinear and one Gather that
-        makes an output; the scale is one number."""
+        """Rule 1: the Concat joins a graph input with a value; what reads it is one QuantizeLinear and one Gather that
+        makes an output. Rule 2: the scale is one number.
+        """
         values = [n.output[0] for n in model.graph.node if n.op_type == "Concat"]
         done = [value for value in values if _moved(Graph(model), value)]  # a change makes a graph out of date
         return PassReport(self.name, len(done), tuple(done))

@@ -33,20 +33,21 @@ from sattn_edge.incremental.plans import Plan, Stage
 from sattn_edge.incremental.states import State, states_of
 from sattn_edge.passes.block import Block
 from sattn_edge.passes.gemm_rows import Writer
+from sattn_edge.passes.gemm_tail import BINARY, UNARY
 
 SAMPLES = "samples"
 # The riding mean must not become NaN: even without weights it would spoil the product that reads it.
-_STAYS_FINITE = frozenset(
-    "Abs Neg Erf Tanh Sigmoid Clip Relu LeakyRelu Elu Selu Celu Gelu HardSigmoid HardSwish Softsign ThresholdedRelu "
-    "Add Sub Mul Div".split()
-)
+_STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
 _LARGE_BAND = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """The graph of one step. Inputs: `samples` [streams, 1, samples, modal], then the states; outputs: logits
-    [streams, classes], then the next states in the same order."""
+    """The graph of one step.
+
+    Inputs: `samples` [streams, 1, samples, modal], then the states. Outputs: logits [streams, classes], then the next
+    states in the same order.
+    """
 
     model: ModelProto
     plan: Plan

@@ -23,10 +23,11 @@ from sattn_edge.passes.gemm_rows import Rows, Writer
 
 Rule = Callable[[Writer, NodeProto, GemmOptions], str]
 
-UNARY = (
-    "Abs Neg Exp Log Sqrt Reciprocal Erf Tanh Sigmoid Identity Clip Dropout Relu LeakyRelu Elu Selu Celu Gelu "
-    "HardSigmoid HardSwish Mish Softplus Softsign ThresholdedRelu"
-).split()
+_UNARY = """
+    Abs Neg Exp Log Sqrt Reciprocal Erf Tanh Sigmoid Identity Clip Dropout Relu LeakyRelu Elu Selu Celu Gelu
+    HardSigmoid HardSwish Mish Softplus Softsign ThresholdedRelu
+"""
+UNARY = frozenset(_UNARY.split())
 """What works value by value on one computed input."""
 BINARY = ("Add", "Sub", "Mul", "Div")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sattn_edge.engine import EngineOptions, open_engine
 from sattn_edge.errors import UnavailableError, UsageError
-from sattn_edge.incremental.engine import StepEngine, open_steps
+from sattn_edge.incremental.engine import StepEngine, Stepper, open_steps
 from sattn_edge.model_file import ModelFile, load_model_file
 from sattn_runtime.decision import Decision
 from sattn_runtime.sources.base import Chunk
@@ -92,10 +92,8 @@ def test_first_window_is_prepared_while_it_fills(model, plan, monkeypatch):
     """By the time the first window is whole one step is left to do, as for any other window."""
     _, stream = both(model, plan, 8)
     calls = []
-    monkeypatch.setattr(
-        "sattn_edge.incremental.engine.Stepper.step",
-        lambda self, phase, step=type(stream._steps._stepper).step: calls.append(phase) or step(self, phase),
-    )
+    step = Stepper.step
+    monkeypatch.setattr(Stepper, "step", lambda self, phase: calls.append(phase) or step(self, phase))
     signal = np.random.default_rng(0).normal(size=(WINDOW + 8, MODAL)).astype(np.float32)
     for row in signal[: WINDOW - 1]:
         assert not stream.push(row[None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
@@ -73,10 +74,10 @@ def test_what_is_global_in_time_is_named():
 
 def test_what_differs_along_time_is_named():
     model = build(Network((Layer(3),), series=32, normalised=False))
-    model.graph.initializer.append(numpy_helper.from_array(__import__("numpy").ones((1, 1, 32, 1)), "ramp"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 32, 1)), "ramp"))
     model.graph.node.insert(0, helper.make_node("Mul", ["window", "ramp"], ["ramped"], name="taper"))
     next(n for n in model.graph.node if n.name == "conv0").input[0] = "ramped"
-    with pytest.raises(NotIncremental, match=r"taper \(Mul\): its constant of shape \[1, 1, 32, 1\] differs along time"):
+    with pytest.raises(NotIncremental, match=r"taper \(Mul\): its constant of shape \[1, 1, 32, 1\] differs along"):
         read_chain(model)
 
 
