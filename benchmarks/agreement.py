@@ -45,7 +45,7 @@ PLACEMENTS = ("onnxruntime", "tensorrt")
 
 def judge_network(name: str, folder: Path, limit: int | None) -> dict[str, Any]:
     """Exports, calibrates on the calibration splits, judges on the test split."""
-    model, seconds = _calibrated(name, folder)
+    model, seconds = calibrated(name, folder)
     net = load_net(name)
     x, y = net.x[:limit], net.y[:limit]
     judge = Judge(model.proto, x)
@@ -71,7 +71,8 @@ def judge_network(name: str, folder: Path, limit: int | None) -> dict[str, Any]:
     return row
 
 
-def _calibrated(name: str, folder: Path) -> tuple[ModelFile, float]:
+def calibrated(name: str, folder: Path) -> tuple[ModelFile, float]:
+    """The checkpoint exported and calibrated on the splits calib and val, and how many seconds calibration took."""
     net = load_net(name, CALIBRATION)
     contract, windows, file = folder / f"{name}.toml", folder / f"{name}.npz", folder / f"{name}.onnx"
     contract.write_text(net.contract)

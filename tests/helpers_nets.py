@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,22 @@ def load_net(name: str, splits: tuple[str, ...] = TEST) -> Net:
         channels, units = [channels[i] for i in card["channels"]], [units[i] for i in card["channels"]]
     x, y, group = _windows(name, card, data, splits)
     return Net(name, SHARED / f"{name}_net.pt", toml(card, channels, units, rate / _THIN.get(name, 1)), x, y, group)
+
+
+def signals_of(name: str) -> Iterator[NDArray[np.float32]]:
+    """Whole test recordings [samples, modal] as a foreign checkpoint takes them, to be streamed."""
+    card = json.loads((SHARED / f"{name}_net.json").read_text())
+    data = sattn_data().load(SHARED / f"{_BUNDLES.get(name, name)}_dev.npz")
+    for _, _, signal, _ in sattn_data().recordings(data, "test"):
+        if card["channels"]:
+            signal = signal[:, card["channels"]]
+        factor = _THIN.get(name, 1)
+        if name == "emg":
+            signal = signal[::factor]
+        elif factor > 1:
+            signal = signal[: len(signal) // factor * factor].reshape(-1, factor, signal.shape[1]).mean(1)
+        if len(signal) >= card["window"]:
+            yield np.ascontiguousarray(signal, np.float32)
 
 
 def toml(card: dict[str, Any], channels: list[str], units: list[str], rate: float) -> str:
