@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sattn_edge.contract import Contract
-from sattn_runtime.latency import Latency
+from sattn_runtime.latency import ROWS, Latency
 from sattn_runtime.run import RunOptions, run
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import FakeEngine
@@ -174,10 +174,22 @@ def traced(add: Callable[[int], object], count: int) -> tuple[int, int]:
     return found
 
 
-def test_recording_keeps_nothing_and_makes_no_array():
+def test_recording_keeps_a_block_at_most():
     latency = Latency(10**6)
-    kept, most = traced(lambda i: latency.add(ROW, 900, 10**12 + i * 10**6), 20_000)
-    assert kept < 2_000
+    kept, most = traced(lambda i: latency.add(ROW, 900, 10**12 + i * 10**6), 40 * ROWS)
+    assert kept < 2_000  # whole blocks, all of them counted
+    assert most < ROWS * 200 + 12_000  # a row is a tuple and a number here, 120 bytes
+
+
+def test_counting_makes_no_array():
+    latency, most = Latency(10**6), 0
+    for _ in range(2):  # once to warm up
+        for i in range(ROWS - 1):
+            latency.add(ROW, 900, 10**12 + i * 10**6)
+        tracemalloc.start()
+        latency.fold()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     # What numpy needs to walk one block; an array for each of the eight columns' steps would be far more.
     assert most < 12_000
 
