@@ -81,18 +81,22 @@ class Window:
         after = monotonic_ns()
         stamps[1] = stamps[2] = monotonic_ns()
         decided = self._smoother.decide(self._logits)
+        copied_in, inferred, copied_out = stamps
         stages = (
             started - due,
             assembled - started,
-            stamps[0] - assembled,
-            stamps[1] - stamps[0],
-            stamps[2] - stamps[1],
-            monotonic_ns() - stamps[2],
+            copied_in - assembled,
+            inferred - copied_in,
+            copied_out - inferred,
+            monotonic_ns() - copied_out,
         )
         handed = monotonic_ns()
         self._line(decided)
         done = monotonic_ns()
-        self._latency.add(stages, done - handed, done)
+        rows = self._latency.rows
+        rows.append((stages, done - handed, done, 0))
+        if len(rows) == ROWS:
+            self._latency.fold()
         monotonic_ns()  # when the next one is started
         return monotonic_ns() - after + before - began
 

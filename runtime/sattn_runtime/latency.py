@@ -107,8 +107,11 @@ _MIDDLES = [_middle(place) for place in range(((_TOP_BITS - _SUB_BITS) << _SUB_B
 class Latency:
     """What a run's windows took: a histogram a stage, one of the whole, misses, the longest stall, jitter.
 
-    `add` only keeps one row, so that it costs a window next to nothing; rows are counted some hundred at a
-    time, after a window's decision was handed over. Whoever reads calls `fold` first.
+    A window only adds one row, so that it costs next to nothing; rows are counted some hundred at a time, after a
+    window's decision was handed over. Whoever reads calls `fold` first.
+
+    `rows` are those of windows that are not counted yet, at most ROWS: stages, emit, done, lane, as `add` takes them.
+    The hot path does itself what `add` does: behind an inference the call would be a third of what that costs.
     """
 
     def __init__(self, deadline_ns: int) -> None:
@@ -117,7 +120,7 @@ class Latency:
         self.longest_stall_ns = 0
         self.total = Histogram()
         self.stages = {name: Histogram() for name in STAGES}
-        self._rows: list[tuple[tuple[int, ...], int, int, int]] = []  # at most ROWS
+        self.rows: list[tuple[tuple[int, ...], int, int, int]] = []  # at most ROWS
         self._packed = bytearray(_ROW.size * ROWS)
         self._table = np.frombuffer(self._packed, np.int64).reshape(ROWS, len(STAGES) + 2)
         self._totals, self._dones, self._steps_ns = (np.zeros(ROWS + 1, np.int64) for _ in range(3))
@@ -132,7 +135,7 @@ class Latency:
         """
         # Behind an inference all code that runs has to come from memory first: to pack the row here would cost several
         # times what it costs to keep it, and some hundred at a time cost little.
-        rows = self._rows
+        rows = self.rows
         rows.append((stages_ns, emit_ns, done_ns, lane))
         if len(rows) == ROWS:
             self.fold()
@@ -140,18 +143,18 @@ class Latency:
     @property
     def pending(self) -> bool:
         """Whether rows are kept that are not counted yet."""
-        return bool(self._rows)
+        return bool(self.rows)
 
     def fold(self) -> None:
         """Counts the rows kept so far."""
-        count = len(self._rows)
+        count = len(self.rows)
         if not count:
             return
         pack, packed, at = _ROW.pack_into, self._packed, 0
-        for stages_ns, emit_ns, done_ns, lane in self._rows:
+        for stages_ns, emit_ns, done_ns, lane in self.rows:
             pack(packed, at, *stages_ns, emit_ns, done_ns, lane)
             at += _ROW.size
-        self._rows.clear()
+        self.rows.clear()
         rows = self._table[:count]
         for i, histogram in enumerate(self.stages.values()):
             histogram.add_many(rows[:, i])
