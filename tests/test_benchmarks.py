@@ -66,6 +66,7 @@ def test_instrumentation_in_short() -> None:
         assert 0 < counting < 10_000  # what one window in some hundred costs is not hidden
         assert 0 < writing < 10_000
         assert row[f"{case}_us"] == pytest.approx(writing + counting)
+        assert 0 <= row[f"{case}_clock_us"] < writing
         assert row[f"{case}_ratio"] > 0
 
 

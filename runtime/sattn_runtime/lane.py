@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sattn_runtime.acknowledge import Acknowledger
 from sattn_runtime.batch import Batch, BatchedStream
 from sattn_runtime.decision import Decision
+from sattn_runtime.latency import ROWS
 from sattn_runtime.observer import Observer
 from sattn_runtime.overload import Lost, QueuedSource
 from sattn_runtime.record import Record
@@ -61,7 +62,7 @@ class Lane:
     def __init__(self, shared: Shared, uri: str, source: Source | QueuedSource, number: int, prefix: str) -> None:
         self._shared, self._result, self._number, self._prefix = shared, shared.result, number, prefix
         self._head = {"source": uri, **shared.head}
-        self._recorder = shared.result.recorder
+        self._recorder, self._latency = shared.result.recorder, shared.result.latency
         self._record = Record(self._recorder)
         self._score = shared.result.score if not number else shared.result.score.beside()
         self._again = bool(getattr(source, "rereadable", False))
@@ -103,7 +104,7 @@ class Lane:
         result.delay_samples = stream.delay_samples
         result.disorder_samples = stream.disorder_samples
         self._score.begin(start.labels)
-        result.latency.new_stream(self._number)
+        self._latency.new_stream(self._number)
 
     def _new_stream(self) -> Stream:
         result, shared = self._result, self._shared
@@ -166,7 +167,10 @@ class Lane:
         if new and shared.listen is not None:
             shared.listen(self._name, decision, truth)
         done = monotonic_ns()
-        result.latency.add(decision.latency_ns, done - decided, done, self._number)
+        rows = self._latency.rows
+        rows.append((decision.latency_ns, done - decided, done, self._number))
+        if len(rows) == ROWS:
+            self._latency.fold()
         for observer in shared.observers:
             observer.window(self._name, decision, done - decided, done)
             observer.tick(done)
@@ -189,6 +193,6 @@ class Lane:
         self._tell_news(stream)
         self._record.end(stream)
         self._recorder.flush()
-        result.latency.fold()
+        self._latency.fold()
         result.take(stream)
         self._stream = None

@@ -107,8 +107,11 @@ _MIDDLES = [_middle(place) for place in range(((_TOP_BITS - _SUB_BITS) << _SUB_B
 class Latency:
     """What a run's windows took: a histogram a stage, one of the whole, misses, the longest stall, jitter.
 
-    `add` only writes one row down, so that it costs a window next to nothing; rows are counted some hundred at a
-    time, after a window's decision was handed over. Whoever reads calls `fold` first.
+    A window only adds one row, so that it costs next to nothing; rows are counted some hundred at a time, after a
+    window's decision was handed over. Whoever reads calls `fold` first.
+
+    `rows` are those of windows that are not counted yet, at most ROWS: stages, emit, done, lane, as `add` takes them.
+    The hot path does itself what `add` does: behind an inference the call would be a third of what that costs.
     """
 
     def __init__(self, deadline_ns: int) -> None:
@@ -117,10 +120,10 @@ class Latency:
         self.longest_stall_ns = 0
         self.total = Histogram()
         self.stages = {name: Histogram() for name in STAGES}
-        self._rows = bytearray(_ROW.size * ROWS)
-        self._table = np.frombuffer(self._rows, np.int64).reshape(ROWS, len(STAGES) + 2)
+        self.rows: list[tuple[tuple[int, ...], int, int, int]] = []  # at most ROWS
+        self._packed = bytearray(_ROW.size * ROWS)
+        self._table = np.frombuffer(self._packed, np.int64).reshape(ROWS, len(STAGES) + 2)
         self._totals, self._dones, self._steps_ns = (np.zeros(ROWS + 1, np.int64) for _ in range(3))
-        self._used = 0
         self._last: dict[int, tuple[int, int]] = {}  # by lane (done, total) of the window before, in its stream
         self._lanes = 1
         self._jitter_ns = self._steps = 0
@@ -130,22 +133,29 @@ class Latency:
 
         `lane` is that of its stream, where several go on at the same time.
         """
-        _ROW.pack_into(self._rows, self._used, *stages_ns, emit_ns, done_ns, lane)
-        self._used += _ROW.size
-        if self._used == len(self._rows):
+        # Behind an inference all code that runs has to come from memory first: to pack the row here would cost several
+        # times what it costs to keep it, and some hundred at a time cost little.
+        rows = self.rows
+        rows.append((stages_ns, emit_ns, done_ns, lane))
+        if len(rows) == ROWS:
             self.fold()
 
     @property
     def pending(self) -> bool:
-        """Whether rows are written down that are not counted yet."""
-        return self._used > 0
+        """Whether rows are kept that are not counted yet."""
+        return bool(self.rows)
 
     def fold(self) -> None:
-        """Counts the rows written down so far."""
-        if not self._used:
+        """Counts the rows kept so far."""
+        count = len(self.rows)
+        if not count:
             return
-        count = self._used // _ROW.size
-        rows, self._used = self._table[:count], 0
+        pack, packed, at = _ROW.pack_into, self._packed, 0
+        for stages_ns, emit_ns, done_ns, lane in self.rows:
+            pack(packed, at, *stages_ns, emit_ns, done_ns, lane)
+            at += _ROW.size
+        self.rows.clear()
+        rows = self._table[:count]
         for i, histogram in enumerate(self.stages.values()):
             histogram.add_many(rows[:, i])
         # Place 0 is the last window of the block before, so that the step between the two counts.

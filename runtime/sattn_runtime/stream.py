@@ -306,13 +306,14 @@ class Stream:
         index, score = decided
         number = self.windows
         self.windows = number + 1
+        copied_in, inferred, copied_out = stamps
         spent = (
             started - due,
             assembled - started,
-            stamps[0] - assembled,
-            stamps[1] - stamps[0],
-            stamps[2] - stamps[1],
-            monotonic_ns() - stamps[2],
+            copied_in - assembled,
+            inferred - copied_in,
+            copied_out - inferred,
+            monotonic_ns() - copied_out,
         )
         last = first + self.ring.window - 1
         decision = Decision(number, first, last, index, self._labels[index], score, logits, spent)

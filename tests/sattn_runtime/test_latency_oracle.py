@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from sattn_edge.contract import Contract
-from sattn_runtime.latency import Latency
+from sattn_runtime.decision import Decision
+from sattn_runtime.latency import ROWS, Latency
+from sattn_runtime.observer import Observer
 from sattn_runtime.run import RunOptions, run
+from sattn_runtime.run_result import RunResult
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import ROOT
@@ -174,10 +177,42 @@ def traced(add: Callable[[int], object], count: int) -> tuple[int, int]:
     return found
 
 
-def test_recording_keeps_nothing_and_makes_no_array():
+def test_recording_keeps_a_block_at_most():
     latency = Latency(10**6)
-    kept, most = traced(lambda i: latency.add(ROW, 900, 10**12 + i * 10**6), 20_000)
-    assert kept < 2_000
+    kept, most = traced(lambda i: latency.add(ROW, 900, 10**12 + i * 10**6), 40 * ROWS)
+    assert kept < 2_000  # whole blocks, all of them counted
+    assert most < ROWS * 200 + 12_000  # a row is a tuple and a number here, 120 bytes
+
+
+class Kept(Observer):
+    """How many rows a run keeps, after each of its windows."""
+
+    def begin(self, result: RunResult) -> None:
+        self._latency, self.rows = result.latency, set[int]()
+
+    def window(self, stream: str, decision: Decision, emit_ns: int, done_ns: int) -> None:
+        self.rows.add(len(self._latency.rows))
+
+
+def test_a_run_keeps_a_block_at_most(tmp_path, monkeypatch):
+    add_backend(monkeypatch, FakeEngine)
+    model, data, kept = save_model(tmp_path, window=WINDOW, hop=HOP, rate_hz=RATE), tmp_path / "r.npz", Kept()
+    np.savez(data, signal=np.zeros((WINDOW + HOP * (COUNT - 1), 2), np.float32), channels=["c0", "c1"])
+    options = RunOptions(str(model), f"replay:{data}", backend=BACKEND)
+    result = run(options, tell=lambda _: None, stop=Stop(), observers=[kept])
+    assert kept.rows == set(range(ROWS))  # 0 where they were counted
+    assert result.latency.total.count == COUNT > 2 * ROWS
+
+
+def test_counting_makes_no_array():
+    latency, most = Latency(10**6), 0
+    for _ in range(2):  # once to warm up
+        for i in range(ROWS - 1):
+            latency.add(ROW, 900, 10**12 + i * 10**6)
+        tracemalloc.start()
+        latency.fold()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     # What numpy needs to walk one block; an array for each of the eight columns' steps would be far more.
     assert most < 12_000
 
