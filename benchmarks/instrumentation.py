@@ -2,7 +2,7 @@
 
     python benchmarks/instrumentation.py [--windows 1000] [--rounds 9] [--json]
 
-For each window the runtime reads the clock nine times, builds the row of stages and records it; once in some hundred
+For each window the runtime reads the clock eight times, builds the row of stages and records it; once in some hundred
 windows the rows are counted. That is done here as the runtime does it, around an inference of a real ONNX Runtime
 session and around one that does nothing (`warm`). Windows with it and windows without take turns, some at a time, and
 both are timed alike: what they spend outside the inference, where a window makes its decision and writes its line
@@ -82,15 +82,15 @@ class Window:
         stamps[1] = stamps[2] = monotonic_ns()
         decided = self._smoother.decide(self._logits)
         copied_in, inferred, copied_out = stamps
+        handed = monotonic_ns()
         stages = (
             started - due,
             assembled - started,
             copied_in - assembled,
             inferred - copied_in,
             copied_out - inferred,
-            monotonic_ns() - copied_out,
+            handed - copied_out,
         )
-        handed = monotonic_ns()
         self._line(decided)
         done = monotonic_ns()
         rows = self._latency.rows

@@ -22,7 +22,8 @@ class Decision:
 
     `label` (and `index`, its place in the contract) is None where the window could not be judged; `reason` then
     says why. `score` is the softmax score of the label, `logits` the network's own. `latency_ns` holds the
-    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`. `filled` of the window's samples were
+    stages up to the decision, in the order of `sattn_runtime.latency.STAGES`, the last of which ended at the monotonic
+    time `done_ns`. `filled` of the window's samples were
     missing and made up. `attention` is there where it was asked for. `sequence` is the source's own
     number of the first sample, where it numbers them.
     """
@@ -35,6 +36,7 @@ class Decision:
     score: float | None
     logits: list[float] | None
     latency_ns: tuple[int, ...]
+    done_ns: int
     reason: str | None = None
     attention: Moments | None = None
     filled: int = 0

@@ -6,6 +6,7 @@ window is whole, all that it shares with the next ones is there. After a gap the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED
+from sattn_edge.engine import COPIED_IN, COPIED_OUT, INFERRED, Engine
 
 if TYPE_CHECKING:
     from sattn_edge.incremental.engine import Snapshot, StepEngine
@@ -62,6 +63,19 @@ class Incremental:
         logits = self._step(window, finite=finite)
         stamps[INFERRED] = stamps[COPIED_OUT] = monotonic_ns()
         return logits
+
+    def logits(
+        self, window: NDArray[np.float32], stamps: list[int], engine: Engine, *, finite: bool = True
+    ) -> list[float]:
+        """Like `infer`, and by the whole window where that overflows.
+
+        What overflowed in one window stays in the sums of the next ones, which by themselves may not.
+        """
+        logits: list[float] = self.infer(window, stamps, finite=finite).tolist()
+        if all(map(math.isfinite, logits)):
+            return logits
+        whole: list[float] = engine.infer_stamped(window[None, None], stamps)[0].tolist()
+        return whole
 
     @property
     def _end(self) -> int:

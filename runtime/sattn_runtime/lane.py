@@ -156,7 +156,6 @@ class Lane:
 
     def hand_over(self, decision: Decision) -> bool:
         """The hot path. False where a stop leaves no time for another one."""
-        decided = monotonic_ns()
         result, stream, shared = self._result, self._stream, self._shared
         if stream is not None and stream.log.waiting:
             self._tell_news(stream)
@@ -168,11 +167,11 @@ class Lane:
             shared.listen(self._name, decision, truth)
         done = monotonic_ns()
         rows = self._latency.rows
-        rows.append((decision.latency_ns, done - decided, done, self._number))
+        rows.append((decision.latency_ns, done - decision.done_ns, done, self._number))
         if len(rows) == ROWS:
             self._latency.fold()
         for observer in shared.observers:
-            observer.window(self._name, decision, done - decided, done)
+            observer.window(self._name, decision, done - decision.done_ns, done)
             observer.tick(done)
         return not shared.out_of_time(done)
 

@@ -48,7 +48,7 @@ class Stream:
         steps: of the same model file and hop: windows are inferred by what they add to the one before.
 
     Raises:
-        UsageError: numbers below 1, or attention of an engine that has no `gates`.
+        UsageError: numbers below 1, attention of an engine that has no `gates`, or attention and steps.
 
     Windows begin at samples 0, hop, 2 * hop, ... and again behind every gap: no window spans one, unless it was filled.
     """
@@ -77,6 +77,8 @@ class Stream:
         self.reasons: Counter[str] = Counter()  # why windows have no label
         self.received = self.filled = self.overload = 0
         self._labels = contract.labels
+        if attention and steps is not None:
+            raise UsageError("attention", "got steps too", "whole windows alone give it", "leave one out")
         self._moments = moment_view(engine) if attention else None
         self._decider = Decider(options.decision, self.ring.hop, contract.rate_hz)
         told = options.decision.dwell_s is not None
@@ -293,12 +295,17 @@ class Stream:
         if guard.active or guard.last_bad >= first:
             bad = guard.bad(first, view)
             if bad is not None:
-                self._pass_by(first, view)
+                if self._steps is not None:  # which must not miss its samples
+                    self._steps.infer(view, self._stamps, finite=guard.last_bad < first)
                 return self._refuse(first, bad, (due, started, assembled))
         stamps = self._stamps
         if self._moments is not None:
             return self._attend(first, view, (due, started, assembled), self._moments)
-        logits = self._infer(view) if self._steps is None else self._step(first, view, self._steps)
+        logits: list[float]
+        if self._steps is None:
+            logits = self.engine.infer_stamped(view.reshape(self._shape), stamps)[0].tolist()
+        else:
+            logits = self._steps.logits(view, stamps, self.engine, finite=guard.last_bad < first)
         decided = self._smooth(logits) if self._smooth is not None and self._places.plain else None
         if decided is None:
             return self._conclude(first, logits, (due, started, assembled), stamps)
@@ -307,35 +314,20 @@ class Stream:
         number = self.windows
         self.windows = number + 1
         copied_in, inferred, copied_out = stamps
+        done = monotonic_ns()
         spent = (
             started - due,
             assembled - started,
             copied_in - assembled,
             inferred - copied_in,
             copied_out - inferred,
-            monotonic_ns() - copied_out,
+            done - copied_out,
         )
         last = first + self.ring.window - 1
-        decision = Decision(number, first, last, index, self._labels[index], score, logits, spent)
+        decision = Decision(number, first, last, index, self._labels[index], score, logits, spent, done)
         if self._timed:
             decision.sequence = self._places.sequence(first)
         return decision
-
-    def _infer(self, view: NDArray[np.float32]) -> list[float]:
-        """The logits of a whole window."""
-        logits: list[float] = self.engine.infer_stamped(view.reshape(self._shape), self._stamps)[0].tolist()
-        return logits
-
-    def _step(self, first: int, view: NDArray[np.float32], steps: Incremental) -> list[float]:
-        """The same from what the window adds to the one before."""
-        logits: list[float] = steps.infer(view, self._stamps, finite=self._guard.last_bad < first).tolist()
-        # What overflowed in one window stays in the sums of the next ones, which may not: those are inferred whole.
-        return logits if all(map(math.isfinite, logits)) else self._infer(view)
-
-    def _pass_by(self, first: int, view: NDArray[np.float32]) -> None:
-        """A window nobody decides on: the steps must not miss its samples."""
-        if self._steps is not None:
-            self._steps.infer(view, self._stamps, finite=self._guard.last_bad < first)
 
     def _attend(
         self, first: int, view: NDArray[np.float32], times: tuple[int, int, int], moments: MomentView
@@ -356,29 +348,31 @@ class Stream:
         due, started, assembled = times
         verdict = self._decider.decide(logits)
         copied_in, inferred, copied_out = stamps
+        done = monotonic_ns()
         spent = (
             started - due,
             assembled - started,
             copied_in - assembled,
             inferred - copied_in,
             copied_out - inferred,
-            monotonic_ns() - copied_out,
+            done - copied_out,
         )
-        return self._decision(first, verdict, logits, spent, moments)
+        return self._decision(first, verdict, logits, (spent, done), moments)
 
     def _refuse(self, first: int, bad: str, times: tuple[int, int, int]) -> Decision:
         """No decision on a window, and why."""
         due, started, assembled = times
         self._decider.unjudged()
-        spent = (started - due, assembled - started, 0, 0, 0, monotonic_ns() - assembled)
-        return self._decision(first, (None, None, bad), None, spent)
+        done = monotonic_ns()
+        spent = (started - due, assembled - started, 0, 0, 0, done - assembled)
+        return self._decision(first, (None, None, bad), None, (spent, done))
 
     def _decision(
         self,
         first: int,
         verdict: Verdict,
         logits: list[float] | None,
-        spent: tuple[int, ...],
+        spent: tuple[tuple[int, ...], int],
         moments: Moments | None = None,
     ) -> Decision:
         index, score, reason = verdict
@@ -396,7 +390,7 @@ class Stream:
             if moments is not None:
                 moments = replace(moments, peak_sample=self._places.number(moments.peak_sample))
             first, last, filled = self._places.window(first, last)
-        decision = Decision(number, first, last, index, label, score, logits, spent, reason, moments, filled, sequence)
+        decision = Decision(number, first, last, index, label, score, logits, *spent, reason, moments, filled, sequence)
         if self._states is not None:
             self._tell(self._states.add(decision))
         return decision

@@ -21,8 +21,8 @@ from sattn_runtime.stream import Gap
 from tests.helpers_model import save_model
 from tests.helpers_run import finish, lines_of, start
 
-JUDGED = Decision(3, 24, 39, 1, "l1", 0.75, [0.5, 1.5, -1.0], (1000, 2000, 0, 5_500_000, 0, 7))
-UNJUDGED = Decision(4, 32, 47, None, None, None, None, (0, 1, 0, 0, 0, 2), "non-finite input")
+JUDGED = Decision(3, 24, 39, 1, "l1", 0.75, [0.5, 1.5, -1.0], (1000, 2000, 0, 5_500_000, 0, 7), 0)
+UNJUDGED = Decision(4, 32, 47, None, None, None, None, (0, 1, 0, 0, 0, 2), 0, "non-finite input")
 START = '{"type":"start","stream":"old"}\n'
 
 
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_and_ends_nothing():
 def test_numbers_survive(path):
     values = [1e-30, -3.4028234663852886e38, 0.1, math.pi]
     journal = Journal(str(path))
-    journal.window("s", Decision(0, 0, 1, 0, "l0", 0.1, values, (0,) * 6), None, scored=False)
+    journal.window("s", Decision(0, 0, 1, 0, "l0", 0.1, values, (0,) * 6, 0), None, scored=False)
     journal.close()
     assert lines_of(path)[0]["logits"] == values
 

@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def decision(number: int) -> Decision:
-    return Decision(number, number, number + 15, 1, "l1", 0.75, [0.5, 1.5, -1.0], (1000, 2000, 0, 5_500_000, 0, 7))
+    return Decision(number, number, number + 15, 1, "l1", 0.75, [0.5, 1.5, -1.0], (1000, 2000, 0, 5_500_000, 0, 7), 0)
 
 
 def write(journal_: Journal, first: int, count: int, *, each: int = 1) -> None:

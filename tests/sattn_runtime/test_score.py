@@ -12,7 +12,7 @@ LABELS = ("a", "b", "c")
 
 
 def decision(first: int, last: int, index: int | None) -> Decision:
-    return Decision(0, first, last, index, None if index is None else LABELS[index], None, None, ())
+    return Decision(0, first, last, index, None if index is None else LABELS[index], None, None, (), 0)
 
 
 @settings(deadline=None)

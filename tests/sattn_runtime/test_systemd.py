@@ -81,7 +81,7 @@ def test_the_watchdog_is_fed_at_half_its_time_and_status_every_ten_seconds(manag
     clock = FakeClock(monkeypatch)
     fed = notifier(address, WATCHDOG_USEC="4000000", WATCHDOG_PID=str(os.getpid()))
     fed._fed_ns = fed._status_ns = clock.now_ns
-    decision = Decision(0, 0, 15, 0, "walk", 0.5, [0.0], (0,) * 6)
+    decision = Decision(0, 0, 15, 0, "walk", 0.5, [0.0], (0,) * 6, 0)
     sent = []
     for half_second in range(1, 41):
         clock.now_ns += S // 2

@@ -82,7 +82,7 @@ def test_every_window_and_its_stages_as_in_the_journal(options, path):
 
 
 def decision(number: int) -> Decision:
-    return Decision(number, number, number + 15, 1, "l1", 0.75, [0.5], (1000, 2000, 0, 5_500_000, 0, 7))
+    return Decision(number, number, number + 15, 1, "l1", 0.75, [0.5], (1000, 2000, 0, 5_500_000, 0, 7), 0)
 
 
 class Idle:
