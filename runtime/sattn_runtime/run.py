@@ -186,6 +186,7 @@ def _open_sources(options: RunOptions, contract: Contract, hop: int, recorder: R
     except BaseException:
         for source in opened:
             source.close()
+            source.close()  # what came meanwhile is nobody's, and comes again
         raise
     return opened
 
@@ -305,6 +306,7 @@ class _Loop:
     def close_sources(self) -> None:
         if self._merged is not None:
             self._merged.close()
+            return
         for source in self._sources:
             source.close()
 
@@ -312,5 +314,8 @@ class _Loop:
         self._result.peak_rss_mb = peak_rss_mb()
         self._result.recorder.close()
         self.close_sources()
+        for source in self._sources:
+            if hasattr(source, "acknowledge"):
+                source.close()  # a second time: nothing is acknowledged any more
         if self._merged is not None:
             self._merged.join()

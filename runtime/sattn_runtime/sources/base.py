@@ -39,7 +39,6 @@ class Chunk:
     timestamp_s: the source's own clock for each sample, float64 [n], where it has one.
     sequence: the source's own number of each sample, int64 [n], where it numbers them; a hole in it is a loss.
     finite: the source has looked, and no value is NaN or Inf; otherwise the stream looks.
-    sequence: the source's own number of each sample, int64 [n], where it counts them.
     """
 
     samples: NDArray[np.float32]
@@ -101,7 +100,7 @@ class Source(Protocol):
         """Takes nothing more from its peer and lets go of files, ports and threads.
 
         What has arrived by then is still given by `read`, without waiting, and then END. A source that acknowledges
-        keeps what it needs for that until END was read or it is closed a second time.
+        keeps what it needs for that until it is closed a second time, which nobody does before the last acknowledgement.
         """
 
 

@@ -299,15 +299,11 @@ class MqttSource(LiveSource):
             if delivery.connection == self._connection and self._away_since is None:
                 self._client.ack(delivery.number, 1)
 
-    def read(self, timeout_s: float) -> Item:
-        """As every live source; at the END the connection is let go."""
-        item = super().read(timeout_s)
-        if item is Signal.END:
-            self._let_go()
-        return item
-
     def close(self) -> None:
-        """Takes nothing more. The connection stays for what has to be acknowledged, until END or a second close."""
+        """Takes nothing more. The connection stays for what has to be acknowledged, until a second close.
+
+        Not until END: whoever reads may be a thread, far ahead of the loop that acknowledges.
+        """
         again = self.stopping
         super().close()
         if again or not self._held:

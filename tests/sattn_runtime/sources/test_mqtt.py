@@ -135,12 +135,29 @@ def test_what_is_drained_is_still_acknowledged(opened, publisher):
     source = opened()
     for seq in range(5):
         publisher.send(message(seq))
-    publisher.flush()
-    time.sleep(0.3)  # it arrives
+    wait_until("it is there", lambda: len(source._held) == 5)
     source.close()
     while (item := source.read(0)) is not Signal.END:
         if isinstance(item, Chunk):
             source.acknowledge(item)
+    source.close()
+    publisher.send(message(5))
+    publisher.flush()
+    assert numbers(take(opened(), 1)) == [5]
+
+
+def test_what_a_thread_read_to_the_end_is_still_acknowledged(opened, publisher):
+    """With --queue the source is at its END long before the loop is done with what it gave."""
+    source = opened()
+    queued = QueuedSource(source, 1000, "oldest")
+    for seq in range(5):
+        publisher.send(message(seq))
+    wait_until("it is there", lambda: len(source._held) == 5)
+    queued.close()
+    queued._thread.join(10)
+    for chunk in chunks(take(queued, 5)):
+        queued.acknowledge(chunk)
+    queued.close()
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]
