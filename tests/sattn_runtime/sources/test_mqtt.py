@@ -193,7 +193,6 @@ def test_the_senders_own_repeats_are_dropped(opened, publisher):
     assert source.counters == {"duplicates": 2}
     for chunk in chunks(items):
         source.acknowledge(chunk)
-    time.sleep(0.2)
     let_go(source)
     quiet(opened())  # the repeats were acknowledged with their first
 
@@ -278,7 +277,6 @@ def test_bad_messages_are_counted_and_do_not_come_again(opened, publisher):
     assert numbers(items) == [0]
     assert source.counters == {"bad_messages": 6 + len(WRONG)}
     source.acknowledge(chunks(items)[0])
-    time.sleep(0.2)
     let_go(source)
     quiet(opened())
 
