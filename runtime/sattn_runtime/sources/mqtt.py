@@ -40,7 +40,7 @@ from sattn_runtime.sources.optional import load_package
 from sattn_runtime.sources.payload import Message, PayloadDecoder, PayloadError
 
 _IN_FLIGHT = 16_384
-_CONNECT_S = 5.0
+_CONNECT_S = 5.0  # for the connection itself, and as long an open waits for the answer; the rest of it the thread does
 _KEEPALIVE_S = 10
 _WATCH_S = 0.1
 _FOR_EVER = 0xFFFFFFFF
@@ -92,6 +92,7 @@ class MqttSource(LiveSource):
         self._away_since: float | None = None
         self._refused = ""
         self._ready = threading.Event()
+        self._begun = 0.0
         self._client: Any = self._make_client(load_package("paho.mqtt.client", "mqtt", self._subject))
         self._connect()
         self.start()
@@ -116,16 +117,30 @@ class MqttSource(LiveSource):
         wishes.SessionExpiryInterval = _FOR_EVER if self._address.qos else 0
         wishes.ReceiveMaximum = _IN_FLIGHT
         address = self._address
-        allowed, todo = "a broker of MQTT 5", "see that it runs, and that the address is right"
         try:
             self._client.connect(address.host, address.port, _KEEPALIVE_S, clean_start=False, properties=wishes)
         except OSError as error:
-            raise UnavailableError(self._subject, f"can't be reached ({error})", allowed, todo) from error
+            raise self._unavailable(f"can't be reached ({error})") from error
+        self._begun = monotonic()
         self._client.loop_start()
-        if not self._ready.wait(_CONNECT_S) or self._refused:
+        self._ready.wait(_CONNECT_S)
+        try:
+            self._check_answer()
+        except UnavailableError:
             self._let_go()
-            found = f"refuses ({self._refused})" if self._refused else f"gave no answer within {_CONNECT_S:g} s"
-            raise UnavailableError(self._subject, found, allowed, todo)
+            raise
+
+    def _check_answer(self) -> None:
+        """Raises UnavailableError where the broker refused, or has not answered for longer than it may."""
+        if self._refused:
+            raise self._unavailable(f"refuses ({self._refused})")
+        patience_s = max(_CONNECT_S, self._reconnect_s)
+        if not self._ready.is_set() and monotonic() - self._begun > patience_s:
+            raise self._unavailable(f"gave no answer within {patience_s:g} s (--reconnect-s)")
+
+    def _unavailable(self, found: str) -> UnavailableError:
+        todo = "see that it runs, and that the address is right"
+        return UnavailableError(self._subject, found, "a broker of MQTT 5", todo)
 
     def _on_connect(self, client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -175,7 +190,8 @@ class MqttSource(LiveSource):
     def _read_peer(self) -> None:
         """Watches how long the connection is away; messages come in the library's own thread."""
         while self.pause(_WATCH_S) and not self._failed:
-            since = self._away_since
+            self._check_answer()
+            since = self._away_since if self._ready.is_set() else None
             if since is not None and monotonic() - since > self._reconnect_s:
                 allowed = f"--reconnect-s {self._reconnect_s:g}"
                 raise SourceLostError(self._subject, "the connection was lost and did not come back", allowed)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError
-from sattn_runtime.sources import open_source
+from sattn_runtime.overload import QueuedSource
+from sattn_runtime.sources import mqtt, open_source
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 from tests.helpers_data import make_contract
-from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher
+from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher, SlowBroker
 from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 pytest.importorskip("paho.mqtt.client")
@@ -379,6 +380,48 @@ def test_nobody_there():
     ) as caught:
         open_source("mqtt://127.0.0.1:1/t", CONTRACT, OPTIONS)
     assert caught.value.exit_code == 6
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[SlowBroker]:
+    monkeypatch.setattr(mqtt, "_CONNECT_S", 0.1)
+    made = SlowBroker(**getattr(request, "param", {}))
+    yield made
+    made.stop()
+
+
+def test_a_broker_that_is_slow_to_answer_is_waited_for(slow, monkeypatch):
+    """As one that has just been started, on a machine that has too."""
+    source = open_source(slow.uri(), CONTRACT, OPTIONS)  # comes back, so that a stop is heard
+    assert source.read(0.3) is Signal.NOTHING
+    assert not source._ready.is_set()
+    slow.answer()
+    wait_until("it answers", lambda: source._ready.is_set())
+    assert source.read(0.3) is Signal.NOTHING
+    assert source.counters == {}
+    let_go(source)
+
+
+def test_a_broker_that_never_answers(slow):
+    source = open_source(slow.uri(), CONTRACT, SourceOptions(None, 8, 4, reconnect_s=0.4))
+    text = rf"{slow.port}/site/imu: gave no answer within 0\.4 s \(--reconnect-s\); a broker of MQTT 5; see that it runs"
+    with pytest.raises(UnavailableError, match=text) as caught:
+        take(source, 1)
+    assert caught.value.exit_code == 6
+    assert source.read(1) is Signal.END
+    let_go(source)
+
+
+@pytest.mark.parametrize("slow", [{"refuse": True}], indirect=True)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_broker_that_refuses_is_not_asked_again(slow, monkeypatch, late):
+    if not late:
+        monkeypatch.setattr(mqtt, "_CONNECT_S", 30.0)
+        slow.answer()
+    with pytest.raises(UnavailableError, match=r"refuses \(Not authorized\); a broker of MQTT 5"):
+        source = open_source(slow.uri(), CONTRACT, SourceOptions(None, 8, 4, reconnect_s=600.0))
+        slow.answer()
+        take(source, 1, 20)
 
 
 def test_a_broker_that_wants_a_password(tmp_path, monkeypatch):
