@@ -13,6 +13,10 @@ A message is acknowledged when the run is done with it, so a kill costs nothing:
 What comes again is told by the number in its payload (`numbering`) and dropped; without numbers a message is taken at
 least once, and the run says so. A loop that is slow acknowledges late; beyond 16,384 messages the broker waits.
 A message that is none, or does not fit the contract, is counted and left out; where the first 20 all are, the run ends.
+A `t` that does not pass is no time: it is left out of account, so that no message of such a sender ends every run.
+
+A broker that can't be reached or refuses ends the run at once. One that takes the connection and is slow to answer, as
+where the machine has just started, may take as long as one that went away.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ import numpy as np
 
 from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError
-from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
-from sattn_runtime.sources.checks import RateCheck
+from sattn_runtime.sources.base import Chunk, SourceOptions, StreamStart
+from sattn_runtime.sources.checks import NoTimeError, RateCheck
 from sattn_runtime.sources.live import MOST_SAMPLES, LiveSource
 from sattn_runtime.sources.mqtt_uri import MqttAddress, parse_address
 from sattn_runtime.sources.numbering import Numbering, Verdict
@@ -81,7 +85,7 @@ class MqttSource(LiveSource):
         self._decoder = PayloadDecoder(contract, self._subject)
         self._rate = RateCheck(contract, self._subject, "t")
         self._numbering = Numbering(2 * _IN_FLIGHT, options.after_sequence.get(address.topic))
-        self._started = self._failed = False
+        self._started = self._failed = self._timeless = False
         self._next_seq: int | None = None
         self._tried = 0
         self._lock = threading.Lock()
@@ -270,10 +274,16 @@ class MqttSource(LiveSource):
     def _chunk(self, message: Message, arrival_ns: int) -> Chunk:
         joined = message.seq is not None and message.seq == self._next_seq
         self._next_seq = None if message.seq is None else message.seq + len(message.samples)
-        if message.time_s is not None and message.seq is not None:
-            self._rate.add_block(message.time_s, len(message.samples), joined=joined)
+        if not self._timeless and message.time_s is not None and message.seq is not None:
+            try:
+                self._rate.add_block(message.time_s, len(message.samples), joined=joined)
+            except NoTimeError:
+                # Not acknowledged it would end every later run, and samples with numbers are of use without a time.
+                self._timeless = True
+        if self._timeless and message.time_s is not None:
+            self.counted["useless_times"] += 1
         skip = 0 if message.seq is None else self._numbering.already_done(message.seq)
-        stamps, numbers = message.stamps(self._contract.rate_hz), message.numbers()
+        stamps, numbers = None if self._timeless else message.stamps(self._contract.rate_hz), message.numbers()
         samples = message.samples[skip:]
         return Chunk(
             samples,

@@ -322,6 +322,37 @@ def test_a_rate_that_the_times_show(opened, publisher):
         take(source, 60)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_t_that_never_increases_is_no_time(opened, publisher, rows):
+    """A run that it ended would find the same message first when it is started again, and so would the next one."""
+    source = opened()
+    for seq in range(0, 100, rows):
+        publisher.send({"seq": seq, "t": 7.0, "samples": [[seq + i, 0] for i in range(rows)]})
+    items = chunks(take(source, 100))
+    assert numbers(items) == list(range(100))  # all of them are of use, by their numbers
+    useless = [chunk for chunk in items if chunk.timestamp_s is None]
+    assert items[-len(useless) :] == useless
+    assert source.counters == {"useless_times": len(useless)}
+    # A block tells of its rate when the next one comes.
+    assert (len(items) - len(useless)) * rows == 50
+
+
+def test_a_rate_that_the_times_show_keeps_everything(opened, publisher):
+    """It ends the run, and one with the right --resample takes all of it."""
+    source = opened()
+    for i in range(12):
+        publisher.send({"seq": 5 * i, "t": i * 0.05, "samples": [[i, 0]] * 5})
+    with pytest.raises(RecordingError, match=r"sampled at 100 Hz \(by its t\)"):
+        take(source, 60)
+    let_go(source)
+    contract = make_contract(("c0", "c1"), rate_hz=100.0, units=("g", "g"))
+    again = open_source(source._subject + "?client=test", contract, OPTIONS)
+    try:
+        assert numbers(take(again, 60)) == list(range(60))
+    finally:
+        let_go(again)
+
+
 # ------------------------------------------------------------------ the broker itself
 
 
