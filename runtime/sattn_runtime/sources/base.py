@@ -100,7 +100,7 @@ class Source(Protocol):
         """Takes nothing more from its peer and lets go of files, ports and threads.
 
         What has arrived by then is still given by `read`, without waiting, and then END. A source that acknowledges
-        keeps what it needs for that until it is closed a second time, which nobody does before the last acknowledgement.
+        keeps what it needs for that until it is closed a second time, which comes after the last acknowledgement.
         """
 
 

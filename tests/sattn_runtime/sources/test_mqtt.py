@@ -435,7 +435,9 @@ def test_a_broker_that_is_slow_to_answer_is_waited_for(slow, monkeypatch):
 
 def test_a_broker_that_never_answers(slow):
     source = open_source(slow.uri(), CONTRACT, SourceOptions(None, 8, 4, reconnect_s=0.4))
-    text = rf"{slow.port}/site/imu: gave no answer within 0\.4 s \(--reconnect-s\); a broker of MQTT 5; see that it runs"
+    text = (
+        rf"{slow.port}/site/imu: gave no answer within 0\.4 s \(--reconnect-s\); a broker of MQTT 5; see that it runs"
+    )
     with pytest.raises(UnavailableError, match=text) as caught:
         take(source, 1)
     assert caught.value.exit_code == 6
