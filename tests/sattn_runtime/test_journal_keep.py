@@ -164,6 +164,57 @@ def test_a_rotation_that_fails_is_told_and_tried_again(path, monkeypatch):
     assert sorted(p.name for p in path.parent.iterdir()) == ["j.jsonl", "j.jsonl.1"]
 
 
+class Renames:
+    """Fails those of the files named, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: dict[tuple[str, str], int]) -> None:
+        self.fails, self._replace = fails, os.replace
+        monkeypatch.setattr(os, "replace", self._rename)
+
+    def _rename(self, source: str, target: str) -> None:
+        names = os.path.basename(source), os.path.basename(target)
+        if self.fails.get(names, 0):
+            self.fails[names] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        self._replace(source, target)
+
+
+@pytest.mark.parametrize("back", [0, 1, 3])
+def test_a_rotation_that_fails_between_its_renames_loses_nothing(path, monkeypatch, back):
+    """`back`: how often the first rename can't be undone either."""
+    clock, told = FakeClock(monkeypatch), []
+    renames = Renames(monkeypatch, {(".j.jsonl.next", "j.jsonl"): 1, ("j.jsonl.1", "j.jsonl"): back})
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=100, fsync_s=0), told.append)
+    for number in range(40):
+        write(journal_, number, 1)
+        assert windows(path) == list(range(number + 1))  # whenever anybody looks
+        clock.now_ns += 60 * SECOND_NS
+    assert not any(renames.fails.values())
+    journal_.close()
+    assert (journal_.missing, len(told)) == (0, max(1, back))
+    assert "can't be rotated (Input/output error); it goes on in the same file" in told[0]
+    assert journal_.rotated == len(journal_files(str(path))) - 1 > 0
+    assert journal_files(str(path))[-1] == str(path)
+
+
+def test_a_journal_that_was_taken_away_does_not_shift_the_others(path, monkeypatch):
+    """Try after try they would go up by one, until the oldest was gone."""
+    clock, told = FakeClock(monkeypatch), []
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=3, fsync_s=0), told.append)
+    write(journal_, 0, 20)
+    others = journal_files(str(path))[:-1]
+    before = [Path(name).read_bytes() for name in others]
+    path.rename(path.with_name("elsewhere"))
+    for number in range(20, 30):
+        write(journal_, number, 1)
+        clock.now_ns += 60 * SECOND_NS
+    journal_.close()
+    assert [row["window"] for row in lines_of(path.with_name("elsewhere"), "window")][-10:] == list(range(20, 30))
+    assert "can't be rotated (it was moved or deleted)" in told[0]
+    assert [Path(name).read_bytes() for name in others] == before
+    assert journal_.missing == 0
+
+
 def test_one_journal_for_each_run(path):
     first = Journal(str(path), JournalOptions(max_mb=0.001))
     write(first, 0, 10)
