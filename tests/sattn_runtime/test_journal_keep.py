@@ -412,6 +412,35 @@ def test_a_short_while_without_room_loses_nothing(path, monkeypatch):
     assert (journal_.missing, journal_.suspensions) == (0, 1)
 
 
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Those of all files, but for a torn one."""
+    texts = [line for name in journal_files(str(path)) for line in Path(name).read_bytes().splitlines(keepends=True)]
+    return [json.loads(text) for text in texts if text.endswith(b"\n")]
+
+
+def whole_windows(path: Path) -> list[int]:
+    return [row["window"] for row in whole_rows(path) if row["type"] == "window"]
+
+
+def test_a_line_of_the_journals_own_is_not_counted_as_missing(path, monkeypatch):
+    full = FullDisk(monkeypatch)
+    full.left = 10**9
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=100, fsync_s=0))
+    journal_.start("s", {"model": "m"})
+    number = 0
+    while journal_.rotated < 3:
+        # The new file has no room: the `rotated` line and the window behind it wait.
+        full.left = 0 if journal_._file.is_due(300) else 10**9
+        write(journal_, number, 1)
+        number += 1
+        assert journal_.missing == journal_.unwritten == number - len(whole_windows(path))
+        full.left = 10**9
+        journal_._retry_ns = 0
+        journal_.flush()
+    journal_.close()
+    assert (journal_.missing, journal_.unwritten, windows(path)) == (0, 0, list(range(number)))
+
+
 def test_full_again_before_that_could_be_said(path, monkeypatch):
     """Lines, missing and written, add up however little room comes at a time."""
     monkeypatch.setattr(journal, "_HELD_BYTES", 600)
@@ -422,6 +451,9 @@ def test_full_again_before_that_could_be_said(path, monkeypatch):
         full.left = int(rng.choice([0, 0, 1, 50, 300, 700, 1500]))
         write(journal_, first, 4)
         clock.now_ns += SECOND_NS
+        said = sum(row.get("missing_lines", 0) for row in whole_rows(path))
+        assert journal_.missing == first + 4 - len(whole_windows(path))
+        assert journal_.unwritten == journal_.missing - said
     full.left = 10**9
     write(journal_, 400, 1)
     clock.now_ns += SECOND_NS
