@@ -172,7 +172,7 @@ class Renames:
         monkeypatch.setattr(os, "replace", self._rename)
 
     def _rename(self, source: str, target: str) -> None:
-        names = os.path.basename(source), os.path.basename(target)
+        names = Path(source).name, Path(target).name
         if self.fails.get(names, 0):
             self.fails[names] -= 1
             raise OSError(errno.EIO, "Input/output error")
