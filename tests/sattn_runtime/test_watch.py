@@ -222,6 +222,7 @@ def test_a_terminal_that_takes_nothing_more_does_not_hold_up_the_end(tmp_path: P
         out, _ = process.communicate(timeout=30)
     finally:
         process.kill()
+        process.communicate()
         os.close(theirs)
         os.close(ours)
     assert process.returncode == 0
