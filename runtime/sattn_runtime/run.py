@@ -26,6 +26,7 @@ from sattn_runtime.observer import Observer
 from sattn_runtime.overload import QueuedSource, check_queue
 from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
+from sattn_runtime.resume import StoppedReadingError
 from sattn_runtime.run_result import RunOptions, RunResult, check_budget, peak_rss_mb
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
@@ -61,18 +62,29 @@ def run(
         observers: look on, in this order.
 
     Raises:
-        UsageError, ModelFileError, UnavailableError: before anything is written.
+        UsageError, ModelFileError, UnavailableError, JournalError: before anything is written.
         RecordingError: the source can't be used; what came before it is in the journal.
         SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
-    recorder = Recorder(options.journal, options.keep, tell, resume=options.resume, attention=options.journal_attention)
+    recorder = Recorder(
+        options.journal,
+        options.keep,
+        tell,
+        resume=options.resume,
+        attention=options.journal_attention,
+        stopped=lambda: stop.asked,
+    )
     realtime = Realtime(options.realtime, tell)
     switch_s = sys.getswitchinterval()
     try:
         sys.setswitchinterval(min(_SWITCH_S, switch_s))
         realtime.before_engine()
         opened = _open(options, recorder, realtime.granted, tell)
+        if not opened.sources:
+            tell("note: stopped while the journal was read; nothing was begun")
+            opened.result.stopped, opened.result.peak_rss_mb = True, peak_rss_mb()
+            return opened.result
         loop = _Loop(opened, stop, tell, _Lookers(listen, observers))
         try:
             realtime.before_loop()
@@ -179,14 +191,21 @@ def _check(options: RunOptions) -> None:
 
 
 def _open_sources(options: RunOptions, contract: Contract, hop: int, recorder: Recorder) -> list[Source | QueuedSource]:
+    """None where a stop was asked for before it was known where they go on."""
     opened: list[Source | QueuedSource] = []
     try:
+        recorder.positions.read_newest()  # most often all there is to read, and nothing arrives yet
         for number, uri in enumerate(options.sources):
             opened.append(_open_source(options, uri, contract, hop, recorder.after_sequence(options.prefix(number))))
-    except BaseException:
+        for number, source in enumerate(opened):
+            only: str | None = getattr(source, "only_stream", None)
+            recorder.settle(None if only is None else options.prefix(number) + only)
+    except BaseException as error:
         for source in opened:
             source.close()
             source.close()  # what came meanwhile is nobody's, and comes again
+        if isinstance(error, StoppedReadingError):
+            return []
         raise
     return opened
 

@@ -6,7 +6,8 @@ A new StreamStart means a new stream: nothing before it shares a window with any
 
 A source may offer more than it must, and the run loop looks for it by name: `counters` (`Counting`), what it met and
 dealt with; `acknowledge` (`Acknowledging`), called for what is done with for good; `patience_s`, for how long it makes
-sense to wait for a sample whose number is missing, because its peer loses none on the way.
+sense to wait for a sample whose number is missing, because its peer loses none on the way; `only_stream`, the name of
+every stream that it will ever give, so that `--resume` need not read all of a journal for others.
 """
 
 from __future__ import annotations

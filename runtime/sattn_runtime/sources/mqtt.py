@@ -79,6 +79,7 @@ class MqttSource(LiveSource):
     def __init__(self, address: MqttAddress, contract: Contract, options: SourceOptions) -> None:
         bound = None if address.qos else MOST_SAMPLES  # with QoS 1 what is not acknowledged bounds it
         super().__init__(address.topic, most_samples=bound, drop=True)
+        self.only_stream = address.topic
         self.patience_s = _PATIENCE_S if address.qos else 0.0
         self._address, self._contract, self._reconnect_s = address, contract, options.reconnect_s
         self._subject = f"mqtt://{address.host}:{address.port}/{address.topic}"
