@@ -67,14 +67,7 @@ def run(
         SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
-    recorder = Recorder(
-        options.journal,
-        options.keep,
-        tell,
-        resume=options.resume,
-        attention=options.journal_attention,
-        stopped=lambda: stop.asked,
-    )
+    recorder = _recorder(options, stop, tell)
     realtime = Realtime(options.realtime, tell)
     switch_s = sys.getswitchinterval()
     try:
@@ -82,9 +75,7 @@ def run(
         realtime.before_engine()
         opened = _open(options, recorder, realtime.granted, tell)
         if not opened.sources:
-            tell("note: stopped while the journal was read; nothing was begun")
-            opened.result.stopped, opened.result.peak_rss_mb = True, peak_rss_mb()
-            return opened.result
+            return _never_begun(opened.result, tell)
         loop = _Loop(opened, stop, tell, _Lookers(listen, observers))
         try:
             realtime.before_loop()
@@ -102,6 +93,23 @@ def run(
         sys.setswitchinterval(switch_s)
         realtime.end()
     return opened.result
+
+
+def _recorder(options: RunOptions, stop: Stop, tell: Callable[[str], None]) -> Recorder:
+    return Recorder(
+        options.journal,
+        options.keep,
+        tell,
+        resume=options.resume,
+        attention=options.journal_attention,
+        stopped=lambda: stop.asked,
+    )
+
+
+def _never_begun(result: RunResult, tell: Callable[[str], None]) -> RunResult:
+    tell("note: stopped while the journal was read; nothing was begun")
+    result.stopped, result.peak_rss_mb = True, peak_rss_mb()
+    return result
 
 
 @dataclass(frozen=True)
@@ -191,7 +199,7 @@ def _check(options: RunOptions) -> None:
 
 
 def _open_sources(options: RunOptions, contract: Contract, hop: int, recorder: Recorder) -> list[Source | QueuedSource]:
-    """None where a stop was asked for before it was known where they go on."""
+    """All of them; none where a stop was asked for before it was known where they go on."""
     opened: list[Source | QueuedSource] = []
     try:
         recorder.positions.read_newest()  # most often all there is to read, and nothing arrives yet

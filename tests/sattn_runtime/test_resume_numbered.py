@@ -386,3 +386,22 @@ def test_a_stop_is_heard_while_a_journal_is_read(model, tmp_path, monkeypatch):
     assert told == ["note: stopped while the journal was read; nothing was begun"]
     assert journal.read_bytes() == before
     assert any("stopped" in text for text in report.as_text(result))
+
+
+def test_a_stream_that_the_journal_was_not_read_for_is_a_bug(tmp_path):
+    """Of a source that gives another than its only one: to read now what this run has written would be wrong."""
+    path = tmp_path / "j.jsonl"
+    rotated = {"type": "event", "stream": "a", "kind": "rotated", GOES_ON: 3}
+    window = {"type": "window", "stream": "a", "window": 4, "first_sample": 16, "last_sample": 31}
+    path.write_text("".join(json.dumps(row) + "\n" for row in (rotated, window)))
+    Path(f"{path}.1").write_text("nonsense\n")
+    positions = Positions(str(path))
+    positions.need("a")
+    found = positions.get("a")
+    assert found is not None
+    assert found.window == 4
+    for name, again in (("b", False), ("a", True)):
+        with pytest.raises(RuntimeError, match=f"the journal was not read for the stream '{name}'"):
+            positions.get(name, again=again)
+    with pytest.raises(JournalError, match=r"j\.jsonl\.1', line 1: is no line of a journal"):
+        positions.need("b")
