@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,8 +111,16 @@ def check_rate(rate_hz: float, source: str, contract: Contract, subject: str) ->
             subject,
             f"sampled at {rate_hz:.6g} Hz (by its {source})",
             f"the contract says {contract.rate_hz:.6g} Hz, give or take {RATE_TOLERANCE:.0%}",
-            "resample the recording, or use a model for its rate",
+            f"resample the recording{_by_the_run(rate_hz)}, or use a model for its rate",
         )
+
+
+def _by_the_run(rate_hz: float) -> str:
+    """How a run takes another rate; as round as what was read from stamps may be."""
+    if not 0 < rate_hz < math.inf:
+        return ""
+    rounded = f"{rate_hz:.3g}" if rate_hz < 1000 else f"{rate_hz:.0f}"
+    return f" (sattn-run does it with --resample {rounded})"
 
 
 def check_timestamps(stamps: Array, samples: int, subject: str) -> NDArray[np.float64]:

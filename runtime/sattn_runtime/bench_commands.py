@@ -34,7 +34,9 @@ def _bench(
         str | None, typer.Option(metavar="FILE", help="windows.npz or a recording (the golden windows).")
     ] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="Latency that counts as a miss (one hop).")] = None,
-    max_p99_ms: Annotated[float | None, typer.Option(help="Exit 5 if a 99th percentile is above this.")] = None,
+    max_p99_ms: Annotated[
+        float | None, typer.Option(help="Exit 5 if a 99th percentile is above this, or was not measured.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write text, JSON and one HTML page here.")] = None,
     compare: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON of an earlier run; exits 4 if it was measured otherwise.")

@@ -85,6 +85,8 @@ class Journal:
         self._buffer = bytearray()
         self._torn = False  # the file may end within a line, whose rest is in the buffer
         self._unsaid = 0  # lines that were dropped and not yet said to be
+        # The journal's own lines in the buffer, which nobody gave: where each ends, and how many it says are missing.
+        self._own: list[tuple[int, int]] = []
         self._error: OSError | None = None
         self._retry_ns = self._rotate_ns = 0
         self._told_ns: int | None = None
@@ -111,12 +113,17 @@ class Journal:
     @property
     def unwritten(self) -> int:
         """Lines given and not in the file, nor said there to be missing."""
-        return self._unsaid + self._buffer.count(b"\n") + len(self._held)
+        return self._unsaid + sum(said for _, said in self._own) + self._kept
 
     @property
     def missing(self) -> int:
         """Lines given that are not in the file."""
-        return self.dropped + self.unwritten - self._unsaid
+        return self.dropped + self._kept
+
+    @property
+    def _kept(self) -> int:
+        """Lines given that wait to be written."""
+        return self._buffer.count(b"\n") - len(self._own) + len(self._held)
 
     def start(self, stream: str, head: dict[str, Any]) -> None:
         """A stream begins; `head` says what runs on it."""
@@ -212,6 +219,10 @@ class Journal:
             self._torn = self._torn or len(self._buffer) < before
             self._suspend(error)
             return False
+        finally:
+            taken = before - len(self._buffer)
+            if self._own and taken:
+                self._own = [(end - taken, said) for end, said in self._own if end > taken]
         self._error, self._torn = None, False
         return True
 
@@ -227,7 +238,9 @@ class Journal:
             return
         head = {**self._head, "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
         line = {"type": "event", "stream": self._stream, "kind": "rotated", **head}
-        self._buffer[:0] = msgspec.json.encode(line) + b"\n"
+        text = msgspec.json.encode(line) + b"\n"
+        self._buffer[:0] = text
+        self._own = [(len(text), 0), *((end + len(text), said) for end, said in self._own)]
 
     def _suspend(self, error: OSError) -> None:
         now = monotonic_ns()
@@ -252,6 +265,7 @@ class Journal:
         if missing:
             line = {"type": "event", "stream": self._stream, "kind": "lines_missing", "missing_lines": missing}
             self._buffer += msgspec.json.encode(line) + b"\n"
+            self._own.append((len(self._buffer), missing))
             self._write()
 
     def _tell_sync(self, error: OSError) -> None:
@@ -266,6 +280,7 @@ class Journal:
         """Forgets what is held: whoever interrupts may do so within a line, and lines may have gone out already."""
         self._held.clear()
         self._buffer.clear()
+        self._own.clear()
 
     def close(self) -> None:
         """Writes what is held, then syncs and closes a file; stdout stays open."""

@@ -11,6 +11,7 @@ leaves every line in exactly one file. A free number that such a kill leaves is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -139,6 +140,7 @@ class JournalFile:
 
     def rotate(self) -> None:
         """Goes on in a new file. Raises OSError, and then the old one is still the one that is written."""
+        self._back_in_place()
         fresh = os.open(self._next, _FLAGS | os.O_EXCL, 0o666)
         try:
             _lock(fresh, self.path)
@@ -146,7 +148,12 @@ class JournalFile:
             os.fchmod(fresh, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
             self._shift()
             os.replace(self.path, f"{self.path}.1")  # noqa: PTH105
-            os.replace(self._next, self.path)  # noqa: PTH105
+            try:
+                os.replace(self._next, self.path)  # noqa: PTH105
+            except OSError:
+                with contextlib.suppress(OSError):  # else before the next rotation
+                    self._back_in_place()
+                raise
         except BaseException:
             os.close(fresh)
             with contextlib.suppress(OSError):
@@ -157,6 +164,19 @@ class JournalFile:
         self._start_age(0)
         if self._syncer is not None:
             self._syncer.replace(fresh)
+
+    def _back_in_place(self) -> None:
+        """Gives the file that is written its name again, should a rotation have failed between its two renames.
+
+        Raises OSError where nothing has that name then: with nothing to put at number 1, those behind it must not be
+        shifted on, try after try, until the oldest of them is gone.
+        """
+        if os.path.lexists(self.path):
+            return
+        first = f"{self.path}.1"
+        if not (os.path.exists(first) and os.path.samestat(os.fstat(self._descriptor), os.stat(first))):  # noqa: PTH110, PTH116
+            raise FileNotFoundError(errno.ENOENT, "it was moved or deleted")
+        os.replace(first, self.path)  # noqa: PTH105
 
     def _shift(self) -> None:
         """Makes number 1 free: up by one to the first free number, over the oldest where there is none."""

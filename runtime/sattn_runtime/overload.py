@@ -136,6 +136,12 @@ class QueuedSource:
         return float(getattr(self._source, "patience_s", 0.0))
 
     @property
+    def only_stream(self) -> str | None:
+        """That of the source."""
+        found: str | None = getattr(self._source, "only_stream", None)
+        return found
+
+    @property
     def counters(self) -> Mapping[str, int]:
         """Those of the source."""
         found: Mapping[str, int] = getattr(self._source, "counters", {})

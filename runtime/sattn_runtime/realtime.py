@@ -7,6 +7,10 @@
 | collector | garbage from before the first window is frozen, and none is searched for while windows are decided |
 | cpu | `--cpu N`: the loop and the threads it starts stay on these cores |
 
+The scheduler is for the loop, the engine's threads and those that read sources: they stamp arrivals, from which latency
+counts. What is begun once the loop is about to start is ordinary (journal sync, metrics, trace, picture): none of it
+may delay a window.
+
 Each may be refused (a user without the rights, a kernel or a container without the feature). Then the run goes on
 without it, and says so with the line that would allow it.
 """
@@ -66,7 +70,8 @@ class Realtime:
     """Asks, remembers what was before, and puts it back.
 
     `before_engine` comes first, since threads inherit scheduler and cores from whoever starts them: the engine's and
-    the source's then have them too. `before_loop` comes when everything that is made once is made.
+    the source's then have them too. `before_loop` comes when everything that is made once is made; threads that are
+    started from then on have the cores only.
     """
 
     def __init__(self, options: RealtimeOptions, tell: Callable[[str], None]) -> None:
@@ -82,8 +87,9 @@ class Realtime:
             self._ask("scheduler", self._schedule)
 
     def before_loop(self) -> None:
-        """Memory and collector."""
+        """Memory and collector; the scheduler for no thread to come."""
         if self._options.realtime:
+            self._keep_to_itself()
             self._ask("memory", self._lock)
             self._ask("collector", self._freeze)
 
@@ -118,8 +124,13 @@ class Realtime:
         except OSError as error:
             todo = f"as a service: LimitRTPRIO={PRIORITY}; else: sudo setcap cap_sys_nice=ep on the interpreter"
             raise OSError(error.errno, f"{error.strerror}; {todo}") from error
-        self._undo.append(lambda: os.sched_setscheduler(0, policy, parameter))
+        self._undo.append(lambda: _put_back(policy, parameter))
         return f"SCHED_FIFO, priority {PRIORITY}"
+
+    def _keep_to_itself(self) -> None:
+        if "scheduler" in self.granted.given:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY))
 
     def _lock(self) -> str:
         if not _may_lock():
@@ -140,6 +151,13 @@ class Realtime:
         gc.disable()
         self._undo += [gc.unfreeze] + ([gc.enable] if was_on else [])
         return "off while windows are decided"
+
+
+def _put_back(policy: int, parameter: os.sched_param) -> None:
+    try:
+        os.sched_setscheduler(0, policy, parameter)
+    except PermissionError:  # an ordinary user can't take the flag away again
+        os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, parameter)
 
 
 def _may_lock() -> bool:

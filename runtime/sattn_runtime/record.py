@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sattn_edge.errors import UsageError
 from sattn_runtime.decision import Decision
 from sattn_runtime.events import News
 from sattn_runtime.journal import Journal, JournalOptions
-from sattn_runtime.resume import GOES_ON, Position, Shift, read_positions
+from sattn_runtime.resume import GOES_ON, AfterSequence, Position, Positions, Shift
 from sattn_runtime.stream import Stream
 
 
@@ -23,10 +23,10 @@ class Recorder:
         tell: takes what a person must know.
         resume: go on behind what it holds.
         attention: write the moments that a decision tells of.
+        stopped: asked while the journal is read.
 
     Raises:
         UsageError: there is nothing to resume from, or options that can't be.
-        JournalError: what is to be resumed can't be read.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Recorder:
         *,
         resume: bool = False,
         attention: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         options.check()
         if resume and path in (None, "-"):
@@ -44,13 +45,19 @@ class Recorder:
         self.journal: Journal | None = None
         self.already = 0  # windows that the journal had
         self.path, self.resume = path, resume
-        self.positions = read_positions(path) if resume and path is not None else {}
+        self.positions = Positions(path if resume else None, stopped)
         self._options, self._tell, self._attention = options, tell, attention
 
-    def after_sequence(self, prefix: str = "") -> dict[str, int]:
+    def after_sequence(self, prefix: str = "") -> Mapping[str, int]:
         """By stream the source's number of the last sample that no window to come needs; names without the prefix."""
-        known = {name: at.next_sequence for name, at in self.positions.items() if name.startswith(prefix)}
-        return {name.removeprefix(prefix): next_ - 1 for name, next_ in known.items() if next_ is not None}
+        return AfterSequence(self.positions, prefix)
+
+    def settle(self, stream: str | None) -> None:
+        """Reads all that a source needs of the journal: for the one stream that it gives, None where nobody knows."""
+        if stream is None:
+            self.positions.read_whole()
+        else:
+            self.positions.need(stream)
 
     @property
     def writes(self) -> bool:
@@ -104,7 +111,7 @@ class Record:
             return
         self._name, self._again, self._head = name, again, head
         self._at, self._shift = Position(), None
-        known = self._recorder.positions.get(name)
+        known = self._recorder.positions.get(name, again=again)
         if known is None or (known.window < 0 and not again):
             self._start()
         elif again:
@@ -160,4 +167,4 @@ class Record:
             return
         done = Shift() if self._shift is None else self._shift
         windows, samples = done.windows + stream.windows, done.samples + stream.received
-        self._recorder.positions[self._name] = Position(windows - 1, samples - 1)
+        self._recorder.positions.put(self._name, Position(windows - 1, samples - 1))

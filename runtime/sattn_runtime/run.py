@@ -27,6 +27,7 @@ from sattn_runtime.observer import Observer
 from sattn_runtime.overload import QueuedSource, check_queue
 from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
+from sattn_runtime.resume import StoppedReadingError
 from sattn_runtime.run_result import RunOptions, RunResult, check_budget, peak_rss_mb
 from sattn_runtime.score import Score
 from sattn_runtime.sources import open_source
@@ -66,18 +67,20 @@ def run(
         observers: look on, in this order.
 
     Raises:
-        UsageError, ModelFileError, UnavailableError: before anything is written.
+        UsageError, ModelFileError, UnavailableError, JournalError: before anything is written.
         RecordingError: the source can't be used; what came before it is in the journal.
         SourceLostError: it was away for longer than allowed; the same holds.
     """
     _check(options)
-    recorder = Recorder(options.journal, options.keep, tell, resume=options.resume, attention=options.journal_attention)
+    recorder = _recorder(options, stop, tell)
     realtime = Realtime(options.realtime, tell)
     switch_s = sys.getswitchinterval()
     try:
         sys.setswitchinterval(min(_SWITCH_S, switch_s))
         realtime.before_engine()
         opened = _open(options, recorder, realtime.granted, tell)
+        if not opened.sources:
+            return _never_begun(opened.result, tell)
         loop = _Loop(opened, stop, tell, _Lookers(listen, observers))
         try:
             realtime.before_loop()
@@ -95,6 +98,23 @@ def run(
         sys.setswitchinterval(switch_s)
         realtime.end()
     return opened.result
+
+
+def _recorder(options: RunOptions, stop: Stop, tell: Callable[[str], None]) -> Recorder:
+    return Recorder(
+        options.journal,
+        options.keep,
+        tell,
+        resume=options.resume,
+        attention=options.journal_attention,
+        stopped=lambda: stop.asked,
+    )
+
+
+def _never_begun(result: RunResult, tell: Callable[[str], None]) -> RunResult:
+    tell("note: stopped while the journal was read; nothing was begun")
+    result.stopped, result.peak_rss_mb = True, peak_rss_mb()
+    return result
 
 
 @dataclass(frozen=True)
@@ -203,13 +223,21 @@ def _check(options: RunOptions) -> None:
 
 
 def _open_sources(options: RunOptions, contract: Contract, hop: int, recorder: Recorder) -> list[Source | QueuedSource]:
+    """All of them; none where a stop was asked for before it was known where they go on."""
     opened: list[Source | QueuedSource] = []
     try:
+        recorder.positions.read_newest()  # most often all there is to read, and nothing arrives yet
         for number, uri in enumerate(options.sources):
             opened.append(_open_source(options, uri, contract, hop, recorder.after_sequence(options.prefix(number))))
-    except BaseException:
+        for number, source in enumerate(opened):
+            only: str | None = getattr(source, "only_stream", None)
+            recorder.settle(None if only is None else options.prefix(number) + only)
+    except BaseException as error:
         for source in opened:
             source.close()
+            source.close()  # what came meanwhile is nobody's, and comes again
+        if isinstance(error, StoppedReadingError):
+            return []
         raise
     return opened
 
@@ -331,6 +359,7 @@ class _Loop:
     def close_sources(self) -> None:
         if self._merged is not None:
             self._merged.close()
+            return
         for source in self._sources:
             source.close()
 
@@ -338,5 +367,8 @@ class _Loop:
         self._result.peak_rss_mb = peak_rss_mb()
         self._result.recorder.close()
         self.close_sources()
+        for source in self._sources:
+            if hasattr(source, "acknowledge"):
+                source.close()  # a second time: nothing is acknowledged any more
         if self._merged is not None:
             self._merged.join()

@@ -5,6 +5,7 @@ The loop only copies what it has at hand into room made beforehand; a thread dra
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from time import monotonic_ns
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _EVERY_S = 0.125
 _FOLD_NS = 500_000_000
 _SECONDS = 10.0
+_CLOSE_S = 0.5  # a terminal that takes nothing more (Ctrl-S, a dead connection) must not hold up the report
 _LATENCY = ("p50", "p99", "max")
 
 
@@ -44,6 +46,7 @@ class Watch(Observer):
         self._latency_us: dict[str, float] = dict.fromkeys(_LATENCY, 0.0)
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
+        self._streams = sys.stdout, sys.stderr
 
     def begin(self, result: RunResult) -> None:
         """Begins to draw."""
@@ -84,18 +87,25 @@ class Watch(Observer):
             self._latency_us = {name: summary[name] for name in _LATENCY}
 
     def end(self) -> None:
-        """Draws once more, and leaves the last picture where it is."""
+        """Draws once more where the terminal takes it, and leaves the last picture where it is."""
         if self._thread is not None:
             self._folded_ns = 0
             self.tick(monotonic_ns())
             self._ending.set()
-            self._thread.join()
+            self._thread.join(_CLOSE_S)
+            if self._thread.is_alive():
+                # What the thread put in their place while it draws would wait for the terminal too.
+                sys.stdout, sys.stderr = self._streams
 
     def _draw_all(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        with Live(console=Console(stderr=True), auto_refresh=False, transient=False) as live:
+        # A file of its own: the interpreter waits at its end for whoever is within a write to `sys.stderr`.
+        with (
+            open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding) as file,  # noqa: PTH123 - a descriptor
+            Live(console=Console(file=file), auto_refresh=False, transient=False) as live,
+        ):
             while not self._ending.wait(_EVERY_S):
                 live.update(self._panel(*live.console.size), refresh=True)
             live.update(self._panel(*live.console.size), refresh=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 
 import numpy as np
 import pytest
 
+from sattn_edge.errors import RecordingError
+from sattn_edge.recording_base import check_rate
 from tests.helpers_data import (
     make_contract,
 )
@@ -237,3 +240,20 @@ def test_the_rate_of_stamps_survives_rounding_gaps_and_packets(tmp_path):
     for stamps in (rounded, gap, packets):
         assert len(read(save(tmp_path, signal=values, timestamp_s=stamps), ecg)) == 1
         refuses(save(tmp_path, signal=values, timestamp_s=stamps * 1.1), ecg, "sampled at 32")
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "said"),
+    [
+        (100.0, "resample the recording (sattn-run does it with --resample 100), or use a model for its rate"),
+        (99.8734, "--resample 99.9)"),
+        (1024.0, "--resample 1024)"),
+        (float("nan"), "2%; resample the recording, or use a model"),
+        (0.0, "2%; resample the recording, or use a model"),
+        (float("inf"), "2%; resample the recording, or use a model"),
+    ],
+)
+def test_another_rate_names_the_way_out(rate_hz, said):
+    contract = make_contract(("a", "b"), rate_hz=50.0)
+    with pytest.raises(RecordingError, match=re.escape(said)):
+        check_rate(rate_hz, "fs", contract, "r")

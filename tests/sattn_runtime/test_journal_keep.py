@@ -164,6 +164,57 @@ def test_a_rotation_that_fails_is_told_and_tried_again(path, monkeypatch):
     assert sorted(p.name for p in path.parent.iterdir()) == ["j.jsonl", "j.jsonl.1"]
 
 
+class Renames:
+    """Fails those of the files named, so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: dict[tuple[str, str], int]) -> None:
+        self.fails, self._replace = fails, os.replace
+        monkeypatch.setattr(os, "replace", self._rename)
+
+    def _rename(self, source: str, target: str) -> None:
+        names = Path(source).name, Path(target).name
+        if self.fails.get(names, 0):
+            self.fails[names] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        self._replace(source, target)
+
+
+@pytest.mark.parametrize("back", [0, 1, 3])
+def test_a_rotation_that_fails_between_its_renames_loses_nothing(path, monkeypatch, back):
+    """`back`: how often the first rename can't be undone either."""
+    clock, told = FakeClock(monkeypatch), []
+    renames = Renames(monkeypatch, {(".j.jsonl.next", "j.jsonl"): 1, ("j.jsonl.1", "j.jsonl"): back})
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=100, fsync_s=0), told.append)
+    for number in range(40):
+        write(journal_, number, 1)
+        assert windows(path) == list(range(number + 1))  # whenever anybody looks
+        clock.now_ns += 60 * SECOND_NS
+    assert not any(renames.fails.values())
+    journal_.close()
+    assert (journal_.missing, len(told)) == (0, max(1, back))
+    assert "can't be rotated (Input/output error); it goes on in the same file" in told[0]
+    assert journal_.rotated == len(journal_files(str(path))) - 1 > 0
+    assert journal_files(str(path))[-1] == str(path)
+
+
+def test_a_journal_that_was_taken_away_does_not_shift_the_others(path, monkeypatch):
+    """Try after try they would go up by one, until the oldest was gone."""
+    clock, told = FakeClock(monkeypatch), []
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=3, fsync_s=0), told.append)
+    write(journal_, 0, 20)
+    others = journal_files(str(path))[:-1]
+    before = [Path(name).read_bytes() for name in others]
+    path.rename(path.with_name("elsewhere"))
+    for number in range(20, 30):
+        write(journal_, number, 1)
+        clock.now_ns += 60 * SECOND_NS
+    journal_.close()
+    assert [row["window"] for row in lines_of(path.with_name("elsewhere"), "window")][-10:] == list(range(20, 30))
+    assert "can't be rotated (it was moved or deleted)" in told[0]
+    assert [Path(name).read_bytes() for name in others] == before
+    assert journal_.missing == 0
+
+
 def test_one_journal_for_each_run(path):
     first = Journal(str(path), JournalOptions(max_mb=0.001))
     write(first, 0, 10)
@@ -361,6 +412,35 @@ def test_a_short_while_without_room_loses_nothing(path, monkeypatch):
     assert (journal_.missing, journal_.suspensions) == (0, 1)
 
 
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Those of all files, but for a torn one."""
+    texts = [line for name in journal_files(str(path)) for line in Path(name).read_bytes().splitlines(keepends=True)]
+    return [json.loads(text) for text in texts if text.endswith(b"\n")]
+
+
+def whole_windows(path: Path) -> list[int]:
+    return [row["window"] for row in whole_rows(path) if row["type"] == "window"]
+
+
+def test_a_line_of_the_journals_own_is_not_counted_as_missing(path, monkeypatch):
+    full = FullDisk(monkeypatch)
+    full.left = 10**9
+    journal_ = Journal(str(path), JournalOptions(max_mb=0.001, keep=100, fsync_s=0))
+    journal_.start("s", {"model": "m"})
+    number = 0
+    while journal_.rotated < 3:
+        # The new file has no room: the `rotated` line and the window behind it wait.
+        full.left = 0 if journal_._file.is_due(300) else 10**9
+        write(journal_, number, 1)
+        number += 1
+        assert journal_.missing == journal_.unwritten == number - len(whole_windows(path))
+        full.left = 10**9
+        journal_._retry_ns = 0
+        journal_.flush()
+    journal_.close()
+    assert (journal_.missing, journal_.unwritten, windows(path)) == (0, 0, list(range(number)))
+
+
 def test_full_again_before_that_could_be_said(path, monkeypatch):
     """Lines, missing and written, add up however little room comes at a time."""
     monkeypatch.setattr(journal, "_HELD_BYTES", 600)
@@ -371,6 +451,9 @@ def test_full_again_before_that_could_be_said(path, monkeypatch):
         full.left = int(rng.choice([0, 0, 1, 50, 300, 700, 1500]))
         write(journal_, first, 4)
         clock.now_ns += SECOND_NS
+        said = sum(row.get("missing_lines", 0) for row in whole_rows(path))
+        assert journal_.missing == first + 4 - len(whole_windows(path))
+        assert journal_.unwritten == journal_.missing - said
     full.left = 10**9
     write(journal_, 400, 1)
     clock.now_ns += SECOND_NS

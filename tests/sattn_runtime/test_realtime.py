@@ -8,6 +8,7 @@ import gc
 import os
 import resource
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import pytest
 
 from sattn_edge.contract import Contract
 from sattn_edge.errors import UsageError
-from sattn_runtime import realtime
+from sattn_runtime import Decision, realtime
+from sattn_runtime.observer import Observer
 from sattn_runtime.realtime import PRIORITY, Realtime, RealtimeOptions, parse_cpus
-from sattn_runtime.run import RunOptions, run
+from sattn_runtime.run import RunOptions, RunResult, run
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_engine import BACKEND, add_backend
@@ -84,7 +86,10 @@ def test_everything_is_asked_for_and_put_back(kernel):
     assert kernel.calls == [("affinity", (0,)), ("scheduler", (os.SCHED_FIFO, PRIORITY))]
     assert gc.isenabled()
     asked.before_loop()
-    assert kernel.calls[2:] == [("mlockall", 1 | 2 | 4)]
+    assert kernel.calls[2:] == [
+        ("scheduler", (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, PRIORITY)),  # threads to come are ordinary
+        ("mlockall", 1 | 2 | 4),
+    ]
     assert not gc.isenabled()
     assert gc.get_freeze_count() > 0
     assert asked.granted.refused == {}
@@ -95,7 +100,7 @@ def test_everything_is_asked_for_and_put_back(kernel):
         "collector": "off while windows are decided",
     }
     asked.end()
-    assert kernel.calls[3:] == [("munlockall", None), ("scheduler", (os.SCHED_OTHER, 0)), ("affinity", (0, 1, 2))]
+    assert kernel.calls[4:] == [("munlockall", None), ("scheduler", (os.SCHED_OTHER, 0)), ("affinity", (0, 1, 2))]
 
 
 def test_nothing_is_asked_for_unasked(kernel):
@@ -189,7 +194,7 @@ class Looking(FakeEngine):
 
     def infer_stamped(self, x: np.ndarray, stamps: list[int]) -> np.ndarray:
         self.seen = {
-            "policy": os.sched_getscheduler(0),
+            "policy": os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK,
             "cpus": os.sched_getaffinity(0),
             "collector": gc.isenabled(),
             "locked": next(
@@ -229,6 +234,66 @@ def test_for_real_where_it_is_allowed(tmp_path, monkeypatch):
     assert (seen["locked"] > 0) == ("memory" in granted.given)
     assert len(told) == len(granted.refused)
     assert (os.sched_getscheduler(0), os.sched_getaffinity(0)) == before
+
+
+class Helpers(Observer):
+    """Remembers the scheduler of each thread at each window, and is a thread of its own."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+        self._ending = threading.Event()
+
+    def begin(self, result: RunResult) -> None:
+        self._thread = threading.Thread(target=self._ending.wait, name="sattn-helper")
+        self._thread.start()
+
+    def window(self, stream: str, decision: Decision, emit_ns: int, done_ns: int) -> None:
+        for thread in threading.enumerate():
+            if thread.native_id is not None and thread.name.startswith(("sattn-", "Main")):
+                self.seen[thread.name] = os.sched_getscheduler(thread.native_id) & ~os.SCHED_RESET_ON_FORK
+
+    def end(self) -> None:
+        self._ending.set()
+        self._thread.join()
+
+
+def test_threads_that_help_are_ordinary(tmp_path, monkeypatch):
+    add_backend(monkeypatch, FakeEngine)
+    helpers, told = Helpers(), []
+    options = RunOptions(
+        str(save_model(tmp_path)),
+        recording(tmp_path),
+        more_sources=(recording(tmp_path) + "#r",),
+        backend=BACKEND,
+        journal=str(tmp_path / "j.jsonl"),
+        realtime=RealtimeOptions(realtime=True),
+    )
+    before = os.sched_getscheduler(0)
+    result = run(options, tell=told.append, stop=Stop(), observers=[helpers])
+    if "scheduler" not in result.granted.given:
+        pytest.skip("needs the right to choose a scheduler")
+    readers = {"MainThread": os.SCHED_FIFO, "sattn-lane-0": os.SCHED_FIFO, "sattn-lane-1": os.SCHED_FIFO}
+    ordinary = {"sattn-sync": os.SCHED_OTHER, "sattn-helper": os.SCHED_OTHER}
+    assert helpers.seen.items() <= {**readers, **ordinary}.items()
+    assert helpers.seen.keys() >= {"MainThread", "sattn-sync", "sattn-helper"}
+    assert os.sched_getscheduler(0) == before
+
+
+def test_an_ordinary_user_keeps_the_flag(kernel, monkeypatch):
+    """Only root may take it away; it changes nothing for an ordinary scheduler."""
+    ask = os.sched_setscheduler
+
+    def strict(who: int, policy: int, parameter: os.sched_param) -> None:
+        if kernel.calls and kernel.calls[-1][1] != (policy, 0) and policy == os.SCHED_OTHER:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        ask(who, policy, parameter)
+
+    monkeypatch.setattr(os, "sched_setscheduler", strict)
+    asked = Realtime(RealtimeOptions(realtime=True), pytest.fail)
+    asked.before_engine()
+    asked.before_loop()
+    asked.end()
+    assert kernel.calls[-1] == ("scheduler", (os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, 0))
 
 
 # Takes away the rights to lock memory (14) and to choose a scheduler (23), and what ordinary users have instead.

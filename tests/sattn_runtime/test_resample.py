@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sattn_edge.errors import UsageError
+from sattn_edge.errors import RecordingError, UsageError
+from sattn_edge.recording_base import RATE_TOLERANCE, check_rate
 from sattn_runtime import DecisionOptions, Stream, StreamOptions
 from sattn_runtime.resample import Resampler
 from sattn_runtime.sources.base import Chunk
@@ -160,3 +161,13 @@ def test_on_the_command_line(capfd, monkeypatch, tmp_path):
     assert "by resampling" in cli("sattn-run", model, source, "--resample", "100").out
     wrong = cli("sattn-run", model, source, "--resample", "0")
     assert (wrong.code, "--resample: got 0; the source's rate in Hz, above 0" in wrong.err) == (2, True)
+
+
+@pytest.mark.parametrize("measured", [99.8734, 12.3456, 359.87, 1024.3])
+def test_the_rate_that_is_named_can_be_resampled(measured):
+    contract = make_contract(("a", "b"), rate_hz=50.0)
+    with pytest.raises(RecordingError) as caught:
+        check_rate(measured, "fs", contract, "r")
+    named = float(str(caught.value).partition("--resample ")[2].partition(")")[0])
+    assert abs(named - measured) <= RATE_TOLERANCE * measured
+    Resampler(named, contract.rate_hz, 2)

@@ -24,7 +24,8 @@ from sattn_runtime.watch import Watch
 from sattn_runtime.watch_view import BLOCKS, Shown, picture, sparkline
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import save_model
-from tests.helpers_run import command_line, environment
+from tests.helpers_run import command_line, environment, lines_of
+from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 SHOWN = Shown(
     stream="imu",
@@ -201,3 +202,28 @@ def test_the_real_command_on_a_terminal(tmp_path: Path):
     for text in ("c0", "c1", "window ", "latency  p50", "deadline 160.00 ms", "counts   windows", "the last 10 s"):
         assert text in drawn, drawn[-2000:]
     assert drawn.count("the last 10 s") > 3  # it was drawn again and again
+
+
+def test_a_terminal_that_takes_nothing_more_does_not_hold_up_the_end(tmp_path: Path):
+    """Ctrl-S, or a connection that died: the picture stands still, and the report comes."""
+    np.savez(tmp_path / "r.npz", signal=np.ones((30_000, 2), np.float32), channels=["c0", "c1"])
+    replay, journal = f"replay:{tmp_path / 'r.npz'}", tmp_path / "j.jsonl"
+    argv = command_line(
+        "sattn-run", save_model(tmp_path), replay, "--speed", "10", "--watch", "--json", "--journal", journal
+    )
+    ours, theirs = pty.openpty()
+    variables = {**environment(), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=variables)
+    try:
+        wait_until("it is full", lambda: select.select([], [theirs], [], 0)[1] == [], 60)
+        windows = len(lines_of(journal, "window"))
+        wait_until("decisions go on", lambda: len(lines_of(journal, "window")) > windows, 30)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(theirs)
+        os.close(ours)
+    assert process.returncode == 0
+    assert out.startswith(b"{")

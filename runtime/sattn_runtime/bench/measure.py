@@ -171,6 +171,7 @@ def _run(setting: Setting, lanes: list[Lane], cold: dict[int, Cold], stop: Stop,
         began_ns=began,
         ended_ns=ended,
         stopped=stop.asked,
+        unmeasured=tuple(f"{x.configuration.name}, {x.mode}" for x in lanes if not x.latency.total.count),
     )
 
 

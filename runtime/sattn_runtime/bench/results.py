@@ -148,7 +148,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Bench(msgspec.Struct, frozen=True):
-    """One run of sattn-bench."""
+    """One run of sattn-bench. `unmeasured`: what a stop came too early for."""
 
     kind: str
     format: int
@@ -169,6 +169,7 @@ class Bench(msgspec.Struct, frozen=True):
     measurements: tuple[Measurement, ...]
     series: Series
     comparison: Comparison | None = None
+    unmeasured: tuple[str, ...] = ()
 
 
 def encode(bench: Bench) -> bytes:

@@ -42,7 +42,8 @@ class Setting:
 class Run:
     """Everything that was measured.
 
-    cold: by id of the engine. between_s: from context to context. metered: times and rails of tegrastats, if it ran.
+    lanes: those that counted a window. cold: by id of the engine. between_s: from context to context. metered: times
+    and rails of tegrastats, if it ran. unmeasured: names of lanes that a stop came too early for.
     """
 
     setting: Setting
@@ -57,6 +58,7 @@ class Run:
     began_ns: int
     ended_ns: int
     stopped: bool
+    unmeasured: tuple[str, ...] = ()
 
 
 def summarise(run: Run) -> Bench:
@@ -86,6 +88,7 @@ def summarise(run: Run) -> Bench:
         after=run.after,
         measurements=tuple(_measurement(lane, _first(lane, run.lanes), run, power) for lane in run.lanes),
         series=_series(run, power),
+        unmeasured=run.unmeasured,
     )
 
 
@@ -188,7 +191,10 @@ def _told(values: NDArray[np.float64]) -> tuple[float | None, ...]:
 
 
 def check_budget(bench: Bench, max_p99_ms: float | None) -> None:
-    """Raises BudgetError where a 99th percentile is over what the user allowed; of too few windows, their maximum."""
+    """Raises BudgetError where a 99th percentile is over what the user allowed, or nothing was measured to judge by.
+
+    Of too few windows their maximum is judged.
+    """
     if max_p99_ms is None:
         return
     for row in bench.measurements:
@@ -198,3 +204,6 @@ def check_budget(bench: Bench, max_p99_ms: float | None) -> None:
         if p99_us is not None and p99_us > max_p99_ms * 1000:
             subject = f"latency of {row.configuration}, {row.mode}"
             raise BudgetError(subject, f"{what} is {p99_us / 1000:.3f} ms", f"--max-p99-ms {max_p99_ms:g}")
+    if bench.unmeasured:
+        subject, allowed = f"latency of {bench.unmeasured[0]}", f"--max-p99-ms {max_p99_ms:g}"
+        raise BudgetError(subject, "stopped before a window of it was measured", allowed, "let it run to its end")

@@ -6,7 +6,8 @@ A new StreamStart means a new stream: nothing before it shares a window with any
 
 A source may offer more than it must, and the run loop looks for it by name: `counters` (`Counting`), what it met and
 dealt with; `acknowledge` (`Acknowledging`), called for what is done with for good; `patience_s`, for how long it makes
-sense to wait for a sample whose number is missing, because its peer loses none on the way.
+sense to wait for a sample whose number is missing, because its peer loses none on the way; `only_stream`, the name of
+every stream that it will ever give, so that `--resume` need not read all of a journal for others.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ class Chunk:
     timestamp_s: the source's own clock for each sample, float64 [n], where it has one.
     sequence: the source's own number of each sample, int64 [n], where it numbers them; a hole in it is a loss.
     finite: the source has looked, and no value is NaN or Inf; otherwise the stream looks.
-    sequence: the source's own number of each sample, int64 [n], where it counts them.
     """
 
     samples: NDArray[np.float32]
@@ -101,7 +101,7 @@ class Source(Protocol):
         """Takes nothing more from its peer and lets go of files, ports and threads.
 
         What has arrived by then is still given by `read`, without waiting, and then END. A source that acknowledges
-        keeps what it needs for that until END was read or it is closed a second time.
+        keeps what it needs for that until it is closed a second time, which comes after the last acknowledgement.
         """
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
+from sattn_edge.errors import RecordingError
 from sattn_edge.recording_base import ChannelMap, check_rate, check_timestamps, check_units, map_channels, rate_of
 
 _RATE_AFTER = 50  # samples before the rate is judged
@@ -35,6 +36,10 @@ def named_channels(names: Sequence[str], contract: Contract, subject: str) -> Ch
     return channels
 
 
+class NoTimeError(RecordingError):
+    """Stamps that no rate can be read from: they never increase."""
+
+
 class RateCheck:
     """Judges the sampling rate once, by the first time stamps that are enough to tell."""
 
@@ -57,12 +62,16 @@ class RateCheck:
         """Takes the stamps of the samples at hand.
 
         Raises:
-            RecordingError: they show another rate than the contract's, or time does not pass.
+            RecordingError: they show another rate than the contract's.
+            NoTimeError: time does not pass.
         """
         if self._early is None:
             return
         self._early += list(timestamp_s)
         if len(self._early) >= _RATE_AFTER:
-            early = check_timestamps(np.asarray(self._early, np.float64), len(self._early), self._subject)
+            try:
+                early = check_timestamps(np.asarray(self._early, np.float64), len(self._early), self._subject)
+            except RecordingError as error:
+                raise NoTimeError(error.subject, error.found, error.allowed, error.todo) from error
             self._early = None
             check_rate(rate_of(early), self._what, self._contract, self._subject)

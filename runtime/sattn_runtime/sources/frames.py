@@ -60,7 +60,7 @@ class FrameDecoder:
 
         The names hold on: firmware with a supply of its own does not send them again because its cable was out.
         """
-        self._rest, self._whole = b"", False
+        self._rest, self._whole = bytearray(), False
         self._notes: tuple[str, ...] = ()
         self._restart()
 
@@ -75,10 +75,13 @@ class FrameDecoder:
         Raises:
             RecordingError: another number of channels, names that lack one, a wrong rate, or no good frame at all.
         """
-        coded = (self._rest + data).split(b"\0")
-        self._rest = coded.pop()
+        *coded, rest = data.split(b"\0")
+        if coded:
+            coded[0] = bytes(self._rest) + coded[0]
+            self._rest.clear()
+        self._rest += rest  # what waits is neither searched nor copied again: bytes without a zero may be a MiB
         if len(self._rest) > _LONGEST_FRAME:
-            self._rest = b""
+            self._rest.clear()
             self._bad()
         items: list[Item] = []
         for one in coded:

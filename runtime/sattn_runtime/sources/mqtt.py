@@ -13,6 +13,10 @@ A message is acknowledged when the run is done with it, so a kill costs nothing:
 What comes again is told by the number in its payload (`numbering`) and dropped; without numbers a message is taken at
 least once, and the run says so. A loop that is slow acknowledges late; beyond 16,384 messages the broker waits.
 A message that is none, or does not fit the contract, is counted and left out; where the first 20 all are, the run ends.
+A `t` that does not pass is no time: it is left out of account, so that no message of such a sender ends every run.
+
+A broker that can't be reached or refuses ends the run at once. One that takes the connection and is slow to answer, as
+where the machine has just started, may take as long as one that went away.
 """
 
 from __future__ import annotations
@@ -31,8 +35,8 @@ import numpy as np
 
 from sattn_edge.contract import Contract
 from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError
-from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
-from sattn_runtime.sources.checks import RateCheck
+from sattn_runtime.sources.base import Chunk, SourceOptions, StreamStart
+from sattn_runtime.sources.checks import NoTimeError, RateCheck
 from sattn_runtime.sources.live import MOST_SAMPLES, LiveSource
 from sattn_runtime.sources.mqtt_uri import MqttAddress, parse_address
 from sattn_runtime.sources.numbering import Numbering, Verdict
@@ -40,7 +44,7 @@ from sattn_runtime.sources.optional import load_package
 from sattn_runtime.sources.payload import Message, PayloadDecoder, PayloadError
 
 _IN_FLIGHT = 16_384
-_CONNECT_S = 5.0
+_CONNECT_S = 5.0  # for the connection itself, and as long an open waits for the answer; the rest of it the thread does
 _KEEPALIVE_S = 10
 _WATCH_S = 0.1
 _FOR_EVER = 0xFFFFFFFF
@@ -75,13 +79,14 @@ class MqttSource(LiveSource):
     def __init__(self, address: MqttAddress, contract: Contract, options: SourceOptions) -> None:
         bound = None if address.qos else MOST_SAMPLES  # with QoS 1 what is not acknowledged bounds it
         super().__init__(address.topic, most_samples=bound, drop=True)
+        self.only_stream = address.topic
         self.patience_s = _PATIENCE_S if address.qos else 0.0
         self._address, self._contract, self._reconnect_s = address, contract, options.reconnect_s
         self._subject = f"mqtt://{address.host}:{address.port}/{address.topic}"
         self._decoder = PayloadDecoder(contract, self._subject)
         self._rate = RateCheck(contract, self._subject, "t")
         self._numbering = Numbering(2 * _IN_FLIGHT, options.after_sequence.get(address.topic))
-        self._started = self._failed = False
+        self._started = self._failed = self._timeless = False
         self._next_seq: int | None = None
         self._tried = 0
         self._lock = threading.Lock()
@@ -92,6 +97,7 @@ class MqttSource(LiveSource):
         self._away_since: float | None = None
         self._refused = ""
         self._ready = threading.Event()
+        self._begun = 0.0
         self._client: Any = self._make_client(load_package("paho.mqtt.client", "mqtt", self._subject))
         self._connect()
         self.start()
@@ -116,16 +122,30 @@ class MqttSource(LiveSource):
         wishes.SessionExpiryInterval = _FOR_EVER if self._address.qos else 0
         wishes.ReceiveMaximum = _IN_FLIGHT
         address = self._address
-        allowed, todo = "a broker of MQTT 5", "see that it runs, and that the address is right"
         try:
             self._client.connect(address.host, address.port, _KEEPALIVE_S, clean_start=False, properties=wishes)
         except OSError as error:
-            raise UnavailableError(self._subject, f"can't be reached ({error})", allowed, todo) from error
+            raise self._unavailable(f"can't be reached ({error})") from error
+        self._begun = monotonic()
         self._client.loop_start()
-        if not self._ready.wait(_CONNECT_S) or self._refused:
+        self._ready.wait(_CONNECT_S)
+        try:
+            self._check_answer()
+        except UnavailableError:
             self._let_go()
-            found = f"refuses ({self._refused})" if self._refused else f"gave no answer within {_CONNECT_S:g} s"
-            raise UnavailableError(self._subject, found, allowed, todo)
+            raise
+
+    def _check_answer(self) -> None:
+        """Raises UnavailableError where the broker refused, or has not answered for longer than it may."""
+        if self._refused:
+            raise self._unavailable(f"refuses ({self._refused})")
+        patience_s = max(_CONNECT_S, self._reconnect_s)
+        if not self._ready.is_set() and monotonic() - self._begun > patience_s:
+            raise self._unavailable(f"gave no answer within {patience_s:g} s (--reconnect-s)")
+
+    def _unavailable(self, found: str) -> UnavailableError:
+        todo = "see that it runs, and that the address is right"
+        return UnavailableError(self._subject, found, "a broker of MQTT 5", todo)
 
     def _on_connect(self, client: Any, _data: Any, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -175,7 +195,8 @@ class MqttSource(LiveSource):
     def _read_peer(self) -> None:
         """Watches how long the connection is away; messages come in the library's own thread."""
         while self.pause(_WATCH_S) and not self._failed:
-            since = self._away_since
+            self._check_answer()
+            since = self._away_since if self._ready.is_set() else None
             if since is not None and monotonic() - since > self._reconnect_s:
                 allowed = f"--reconnect-s {self._reconnect_s:g}"
                 raise SourceLostError(self._subject, "the connection was lost and did not come back", allowed)
@@ -254,10 +275,16 @@ class MqttSource(LiveSource):
     def _chunk(self, message: Message, arrival_ns: int) -> Chunk:
         joined = message.seq is not None and message.seq == self._next_seq
         self._next_seq = None if message.seq is None else message.seq + len(message.samples)
-        if message.time_s is not None and message.seq is not None:
-            self._rate.add_block(message.time_s, len(message.samples), joined=joined)
+        if not self._timeless and message.time_s is not None and message.seq is not None:
+            try:
+                self._rate.add_block(message.time_s, len(message.samples), joined=joined)
+            except NoTimeError:
+                # Not acknowledged it would end every later run, and samples with numbers are of use without a time.
+                self._timeless = True
+        if self._timeless and message.time_s is not None:
+            self.counted["useless_times"] += 1
         skip = 0 if message.seq is None else self._numbering.already_done(message.seq)
-        stamps, numbers = message.stamps(self._contract.rate_hz), message.numbers()
+        stamps, numbers = None if self._timeless else message.stamps(self._contract.rate_hz), message.numbers()
         samples = message.samples[skip:]
         return Chunk(
             samples,
@@ -299,15 +326,11 @@ class MqttSource(LiveSource):
             if delivery.connection == self._connection and self._away_since is None:
                 self._client.ack(delivery.number, 1)
 
-    def read(self, timeout_s: float) -> Item:
-        """As every live source; at the END the connection is let go."""
-        item = super().read(timeout_s)
-        if item is Signal.END:
-            self._let_go()
-        return item
-
     def close(self) -> None:
-        """Takes nothing more. The connection stays for what has to be acknowledged, until END or a second close."""
+        """Takes nothing more. The connection stays for what has to be acknowledged, until a second close.
+
+        Not until END: whoever reads may be a thread, far ahead of the loop that acknowledges.
+        """
         again = self.stopping
         super().close()
         if again or not self._held:

@@ -34,6 +34,7 @@ class SerialSource(LiveSource):
     def __init__(self, port: Any, decoder: LineDecoder | FrameDecoder, reconnect_s: float, most_samples: int) -> None:
         super().__init__(port.port, most_samples=most_samples, drop=True)
         self._port, self._decoder, self._reconnect_s = port, decoder, reconnect_s
+        self.only_stream = port.port
         self.counted = decoder.counted
         self.start()
 

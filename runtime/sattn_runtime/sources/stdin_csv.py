@@ -30,6 +30,7 @@ class StdinSource(LiveSource):
 
     def __init__(self, descriptor: int, contract: Contract) -> None:
         super().__init__(_SUBJECT)
+        self.only_stream = _SUBJECT
         self._contract = contract
         self._descriptor = descriptor
         self._rows: CsvRows | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from sattn_edge.errors import QualityError, UsageError
+from sattn_edge.errors import BudgetError, QualityError, UsageError
 from sattn_edge.model_file import load_model_file
 from sattn_runtime.bench import measure, stability
 from sattn_runtime.bench.compare import check_context, compare
@@ -21,14 +22,16 @@ from sattn_runtime.bench.measure import bench
 from sattn_runtime.bench.options import BenchOptions, check, configurations, parse_modes, parse_numbers, parse_words
 from sattn_runtime.bench.report import as_text
 from sattn_runtime.bench.results import Bench, Clock, Compared, read_bench
+from sattn_runtime.bench.summary import check_budget
 from sattn_runtime.doctor.tree import Tree
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import ROOT, WATCH_TINY
 from tests.helpers_engine import BACKEND, FakeClock, add_backend
 from tests.helpers_model import save_model, save_watch_model
-from tests.helpers_run import Cli
+from tests.helpers_run import Cli, finish, start
 from tests.sattn_runtime.bench.helpers_bench import board
+from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 FAST = ("--windows", "20", "--speed", "500")
 replace = msgspec.structs.replace
@@ -271,7 +274,43 @@ def test_a_stop_gives_what_was_measured(model):
     assert any(line.startswith("stopped") for line in as_text(found))
     stop = Stop()
     stop.ask()
-    assert bench(options, stop=stop, tell=lambda _: None).measurements == ()
+    found = bench(options, stop=stop, tell=lambda _: None)
+    assert (found.measurements, len(found.unmeasured)) == ((), 1)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_budget_that_nothing_was_measured_against_is_not_kept(model, turns):
+    """`turns`: how many there are before the stop; the second mode has none."""
+    stop, seen = Stop(), []
+
+    def ask(*_: object) -> None:
+        if len(seen) == turns:
+            stop.ask()
+        seen.append(1)
+
+    found = bench(BenchOptions(str(model), windows=1, speed=500), stop=stop, tell=lambda _: None, progress=ask)
+    assert (len(found.measurements), len(found.unmeasured)) == (turns, 2 - turns)
+    check_budget(found, None)
+    text = r"latency of onnxruntime fp32, .*: stopped before a window of it was measured; --max-p99-ms 1e\+06; let it"
+    with pytest.raises(BudgetError, match=text) as caught:
+        check_budget(found, 1e6)
+    assert caught.value.exit_code == 5
+
+
+def test_the_command_stopped_before_its_first_window(model):
+    options = ("--max-p99-ms", "1000", "--mode", "paced", "--speed", "0.0001", "--json")
+    process = start("sattn-bench", model, *options)
+    wait_until("it listens", lambda: _catches(process.pid, signal.SIGTERM), 30)
+    process.send_signal(signal.SIGTERM)
+    done = finish(process)
+    assert done.code == 5, done.err
+    assert done.json["measurements"] == []
+    assert "stopped before a window of it was measured; --max-p99-ms 1000" in done.err
+
+
+def _catches(pid: int, number: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
 
 
 def test_engines_are_shared_and_closed_whatever_happens(monkeypatch, model):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,44 @@ class Publisher:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+class SlowBroker:
+    """Takes connections at once, as the kernel does, and answers one only when `answer` is called.
+
+    refuse: the answer is that nobody is let in.
+    """
+
+    def __init__(self, *, refuse: bool = False) -> None:
+        self._connack = bytes([0x20, 3, 0, 0x87 if refuse else 0, 0])  # 0x87: not authorized
+        self._may_answer, self._ending = threading.Event(), False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def answer(self) -> None:
+        self._may_answer.set()
+
+    def uri(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}/{TOPIC}?client=test"
+
+    def _serve(self) -> None:
+        while True:
+            with contextlib.suppress(OSError), self._listener.accept()[0] as client:
+                self._may_answer.wait()
+                if self._ending:
+                    return
+                client.sendall(self._connack)
+                while data := client.recv(65536):
+                    if b"\x82" in data:  # SUBSCRIBE, one byte of length, then its number
+                        at = data.index(b"\x82") + 2
+                        client.sendall(b"\x90\x04" + data[at : at + 2] + b"\0\x01")
+
+    def stop(self) -> None:
+        self._ending = True
+        self._may_answer.set()
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        self._thread.join(5)
+        self._listener.close()

@@ -19,7 +19,7 @@ from sattn_runtime import acknowledge, report, sources
 from sattn_runtime import run as run_module
 from sattn_runtime.run import RunOptions, RunResult, run
 from sattn_runtime.sources import open_source
-from sattn_runtime.sources.base import Chunk, Item, SourceOptions, StreamStart
+from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 from sattn_runtime.stop import Stop
 from sattn_runtime.testing import ListSource
 from tests.helpers_data import make_contract
@@ -75,6 +75,41 @@ def test_a_stream_that_ended_needs_nothing_any_more(tmp_path, monkeypatch):
     items: list[Item | Exception] = [StreamStart("a"), chunk(0, 20), StreamStart("b"), chunk(20, 16)]
     _, source = run_list(tmp_path, items, monkeypatch)
     assert source.done == [(19, 1)]  # at the start of b; what waits in b at the end is not done with
+
+
+class Leaving(ListSource):
+    """Live: gives all it has, then nothing until it is closed. Closed twice it lets its peer go, as MQTT does."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__([StreamStart(name), *(chunk(i) for i in range(count))], paced=False)
+        self.closes = 0
+        self.done: list[int] = []
+        self.late: list[int] = []
+
+    def read(self, timeout_s: float) -> Item:
+        item = super().read(timeout_s)
+        return Signal.NOTHING if item is Signal.END and not self.closes else item
+
+    def acknowledge(self, chunk: Chunk) -> None:
+        assert chunk.sequence is not None
+        (self.late if self.closes > 1 else self.done).append(int(chunk.sequence[0]))
+
+    def close(self) -> None:
+        self.closes += 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_last_acknowledgement_comes_before_a_peer_is_let_go(tmp_path, monkeypatch, number):
+    made = [Leaving(f"s{i}", 40) for i in range(number)]
+    rest = list(made)
+    monkeypatch.setattr(run_module, "open_source", lambda *_: rest.pop(0))
+    stop = Stop()
+    options = RunOptions(str(save_model(tmp_path)), "list:0", more_sources=("list:1",)[: number - 1])
+    run(options, tell=lambda _: None, stop=stop, listen=lambda *_: stop.ask())
+    for source in made:
+        # Windows of 16 every 8: the fourth ends at 39, and what the fifth would need is not done with.
+        assert (source.done, source.late) == (list(range(32)), [])
+        assert source.closes >= 2
 
 
 def test_a_long_window_does_not_hold_everything(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from sattn_runtime.sources.live import LiveSource
 from tests.helpers_data import ROOT
 from tests.sattn_runtime.sources import plugin_udp
 from tests.sattn_runtime.sources.helpers_peers import PEERS, Peer
+from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 OPTIONS = SourceOptions(None, 16, 8, reconnect_s=5.0)
 N = 120
@@ -71,6 +72,12 @@ def opened(peer: Peer, options: SourceOptions = OPTIONS) -> Source:
     source = peer.open(options)
     send_all(peer)
     return source
+
+
+def wait_for_all(source: Source) -> None:
+    """Until SIGNAL has arrived, and waits for whoever reads."""
+    assert isinstance(source, LiveSource)
+    wait_until("it is there", lambda: source._items._samples == N)
 
 
 def chunks(items: list[Item]) -> list[Chunk]:
@@ -143,7 +150,7 @@ def test_stamps_and_numbers_where_it_has_them(peer):
 def test_arrivals_are_between_sending_and_reading_and_never_go_back(peer):
     source = peer.open(OPTIONS)
     told = send_all(peer)
-    time.sleep(0.3)  # the loop is busy; arrivals must not wait for it
+    wait_for_all(source)  # the loop is busy; arrivals must not wait for it
     busy_until_ns = time.monotonic_ns()
     items = take(source)
     end(source)
@@ -203,7 +210,7 @@ def test_close_wakes_a_read(peer):
 @live
 def test_what_came_before_the_close_is_given(peer):
     source = opened(peer)
-    time.sleep(0.7)
+    wait_for_all(source)
     source.close()
     items = rest(source)
     assert len(values(items)) == N

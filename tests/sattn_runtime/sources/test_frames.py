@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,6 +48,32 @@ def test_frames_of_many_samples(frames):
     assert numbers(items) == [100, 101, 102, 103, 104]
     stamps = [item.timestamp_s for item in items if isinstance(item, Chunk) and item.timestamp_s is not None]
     np.testing.assert_allclose(np.concatenate(stamps), 5 + np.arange(5) / 50, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_frames_may_come_in_pieces(frames, size):
+    data = b"".join(sample_frame(ramp(5, first), first, 20_000 * first) for first in range(0, 50, 5))
+    items = [item for at in range(0, len(data), size) for item in frames.feed(data[at : at + size], 0)]
+    assert values(items) == ramp(50).tolist()
+    assert frames.counted == {}
+
+
+def test_what_waits_for_a_zero_is_not_copied_with_every_byte(frames):
+    """Else a peer that sends none costs the square of what it sends. A buffer that grows is copied now and then."""
+    frames.feed(b"\1" * 900_000, 0)
+    copied = 0
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            frames.feed(b"\1" * 32, 0)
+            copied += tracemalloc.get_traced_memory()[1] - before > 100_000
+    finally:
+        tracemalloc.stop()
+    assert copied <= 2
+    assert frames.feed(b"\0" + sample_frame(ramp(1), 7, 0), 0)
+    assert frames.counted == {"partial_frames": 1}
 
 
 def test_numbers_and_times_wrap(frames):

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from sattn_edge.errors import RecordingError, SourceLostError, UnavailableError
-from sattn_runtime.sources import open_source
+from sattn_runtime.overload import QueuedSource
+from sattn_runtime.sources import mqtt, open_source
 from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions, StreamStart
 from tests.helpers_data import make_contract
-from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher
+from tests.sattn_runtime.sources.helpers_mqtt import TOPIC, Broker, Publisher, SlowBroker
 from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 pytest.importorskip("paho.mqtt.client")
@@ -135,12 +136,29 @@ def test_what_is_drained_is_still_acknowledged(opened, publisher):
     source = opened()
     for seq in range(5):
         publisher.send(message(seq))
-    publisher.flush()
-    time.sleep(0.3)  # it arrives
+    wait_until("it is there", lambda: len(source._held) == 5)
     source.close()
     while (item := source.read(0)) is not Signal.END:
         if isinstance(item, Chunk):
             source.acknowledge(item)
+    source.close()
+    publisher.send(message(5))
+    publisher.flush()
+    assert numbers(take(opened(), 1)) == [5]
+
+
+def test_what_a_thread_read_to_the_end_is_still_acknowledged(opened, publisher):
+    """With --queue the source is at its END long before the loop is done with what it gave."""
+    source = opened()
+    queued = QueuedSource(source, 1000, "oldest")
+    for seq in range(5):
+        publisher.send(message(seq))
+    wait_until("it is there", lambda: len(source._held) == 5)
+    queued.close()
+    queued._thread.join(10)
+    for chunk in chunks(take(queued, 5)):
+        queued.acknowledge(chunk)
+    queued.close()
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]
@@ -176,7 +194,6 @@ def test_the_senders_own_repeats_are_dropped(opened, publisher):
     assert source.counters == {"duplicates": 2}
     for chunk in chunks(items):
         source.acknowledge(chunk)
-    time.sleep(0.2)
     let_go(source)
     quiet(opened())  # the repeats were acknowledged with their first
 
@@ -261,7 +278,6 @@ def test_bad_messages_are_counted_and_do_not_come_again(opened, publisher):
     assert numbers(items) == [0]
     assert source.counters == {"bad_messages": 6 + len(WRONG)}
     source.acknowledge(chunks(items)[0])
-    time.sleep(0.2)
     let_go(source)
     quiet(opened())
 
@@ -304,6 +320,37 @@ def test_a_rate_that_the_times_show(opened, publisher):
         publisher.send({"seq": 5 * i, "t": i * 0.05, "samples": [[0, 0]] * 5})
     with pytest.raises(RecordingError, match=r"sampled at 100 Hz \(by its t\)"):
         take(source, 60)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_t_that_never_increases_is_no_time(opened, publisher, rows):
+    """A run that it ended would find the same message first when it is started again, and so would the next one."""
+    source = opened()
+    for seq in range(0, 100, rows):
+        publisher.send({"seq": seq, "t": 7.0, "samples": [[seq + i, 0] for i in range(rows)]})
+    items = chunks(take(source, 100))
+    assert numbers(items) == list(range(100))  # all of them are of use, by their numbers
+    useless = [chunk for chunk in items if chunk.timestamp_s is None]
+    assert items[-len(useless) :] == useless
+    assert source.counters == {"useless_times": len(useless)}
+    # A block tells of its rate when the next one comes.
+    assert (len(items) - len(useless)) * rows == 50
+
+
+def test_a_rate_that_the_times_show_keeps_everything(opened, publisher):
+    """It ends the run, and one with the right --resample takes all of it."""
+    source = opened()
+    for i in range(12):
+        publisher.send({"seq": 5 * i, "t": i * 0.05, "samples": [[i, 0]] * 5})
+    with pytest.raises(RecordingError, match=r"sampled at 100 Hz \(by its t\)"):
+        take(source, 60)
+    let_go(source)
+    contract = make_contract(("c0", "c1"), rate_hz=100.0, units=("g", "g"))
+    again = open_source(source._subject + "?client=test", contract, OPTIONS)
+    try:
+        assert numbers(take(again, 60)) == list(range(60))
+    finally:
+        let_go(again)
 
 
 # ------------------------------------------------------------------ the broker itself
@@ -364,6 +411,59 @@ def test_nobody_there():
     ) as caught:
         open_source("mqtt://127.0.0.1:1/t", CONTRACT, OPTIONS)
     assert caught.value.exit_code == 6
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[SlowBroker]:
+    monkeypatch.setattr(mqtt, "_CONNECT_S", 0.1)
+    made = SlowBroker(**getattr(request, "param", {}))
+    yield made
+    made.stop()
+
+
+def test_a_broker_that_is_slow_to_answer_is_waited_for(slow, monkeypatch):
+    """As one that has just been started, on a machine that has too."""
+    source = open_source(slow.uri(), CONTRACT, OPTIONS)  # comes back, so that a stop is heard
+    assert source.read(0.3) is Signal.NOTHING
+    assert not source._ready.is_set()
+    slow.answer()
+    wait_until("it answers", lambda: source._ready.is_set())
+    assert source.read(0.3) is Signal.NOTHING
+    assert source.counters == {}
+    let_go(source)
+
+
+def test_a_broker_that_never_answers(slow):
+    source = open_source(slow.uri(), CONTRACT, SourceOptions(None, 8, 4, reconnect_s=0.4))
+    text = (
+        rf"{slow.port}/site/imu: gave no answer within 0\.4 s \(--reconnect-s\); a broker of MQTT 5; see that it runs"
+    )
+    with pytest.raises(UnavailableError, match=text) as caught:
+        take(source, 1)
+    assert caught.value.exit_code == 6
+    assert source.read(1) is Signal.END
+    let_go(source)
+
+
+REFUSES = r"refuses \(Not authorized\); a broker of MQTT 5"
+PATIENT = SourceOptions(None, 8, 4, reconnect_s=600.0)
+
+
+@pytest.mark.parametrize("slow", [{"refuse": True}], indirect=True)
+def test_a_broker_that_refuses_is_not_asked_again(slow, monkeypatch):
+    monkeypatch.setattr(mqtt, "_CONNECT_S", 30.0)
+    slow.answer()
+    with pytest.raises(UnavailableError, match=REFUSES):
+        open_source(slow.uri(), CONTRACT, PATIENT)
+
+
+@pytest.mark.parametrize("slow", [{"refuse": True}], indirect=True)
+def test_a_broker_that_refuses_late_is_not_asked_again(slow):
+    source = open_source(slow.uri(), CONTRACT, PATIENT)
+    slow.answer()
+    with pytest.raises(UnavailableError, match=REFUSES):
+        take(source, 1, 20)
+    let_go(source)
 
 
 def test_a_broker_that_wants_a_password(tmp_path, monkeypatch):
