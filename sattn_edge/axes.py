@@ -82,14 +82,15 @@ class AxisModel:
         count, (ee, ef, ff) = len(self.pairs), self._squares
         z = features - self.mean
         pull = z @ self.precision
-        square = np.einsum("ni,ni->n", pull, z)
+        square = (pull * z).sum(axis=1)
         by, along = -(features @ self._steps.T), pull @ self._steps.T
         u, v = by[:, :count], by[:, count:]
         grown = 2 * (u * along[:, :count] + v * along[:, count:]) + u * u * ee + 2 * u * v * ef + v * v * ff
         here = np.log1p(square / _FREEDOM)
         back = np.log1p(np.maximum(square[:, None] + grown, 0.0) / _FREEDOM)
         nats = (_FREEDOM + len(self.mean)) / 2 * (here[:, None] - back)
-        return np.clip(nats, -MOST_NATS, MOST_NATS), back, here
+        # Not np.clip, einsum: of one window those take half of the time.
+        return np.minimum(np.maximum(nats, -MOST_NATS), MOST_NATS), back, here
 
 
 def candidates(contract: Contract) -> list[tuple[int, int]]:

@@ -34,8 +34,9 @@ class AxisWatch:
         self._margin = np.array([pair.margin for pair in record.pairs])
         names = contract.channel_names
         self._names = [f"{names[a]} and {names[b]}" for a, b in self._model.pairs]
-        self._scores = np.zeros((record.stretch_windows, len(self._names)))
-        self._distances = np.zeros_like(self._scores)
+        self._length = record.stretch_windows
+        self._ring = np.zeros((self._length, 2, len(self._names)))  # scores and distances of the last windows
+        self._sums = np.zeros(self._ring.shape[1:])
         self._most_distance = record.most_distance
         self._seen = 0
         self._least_level = record.least_level
@@ -52,20 +53,26 @@ class AxisWatch:
         features = window_features(mean, square, self._floor)
         if self._least_level is not None and level(features) <= self._least_level:
             return
-        scores, distances, _ = self._model.scores(features[None])
-        at = self._seen % len(self._scores)
-        self._scores[at], self._distances[at] = scores[0], distances[0]
+        now = np.concatenate(self._model.scores(features[None])[:2])
+        at = self._seen % self._length
+        if at:
+            self._sums += now - self._ring[at]
+            self._ring[at] = now
+        else:  # anew, now and then, or rounding adds up
+            self._ring[at] = now
+            self._sums = self._ring.sum(axis=0)
         self._seen += 1
-        if self._seen >= len(self._scores):
-            self._judge(self._scores.mean(axis=0), self._distances.mean(axis=0))
+        if self._seen >= self._length:
+            self._judge(*(self._sums / self._length))
 
     def _judge(self, score: NDArray[np.float64], distance: NDArray[np.float64]) -> None:
         if self._at is not None and score[self._at] > 0:
             return
-        above = np.where(distance <= self._most_distance, score - self._margin, -np.inf)
-        best = int(above.argmax())
         self._at, self.fault = None, None
+        above = score - self._margin
+        above[distance > self._most_distance] = 0.0
+        best = int(above.argmax())
         if above[best] > 0:
             self._at = best
-            over = f"{score[best]:.2g} nats a window over {len(self._scores)} windows"
+            over = f"{score[best]:.2g} nats a window over {self._length} windows"
             self.fault = (self._names[best], f"exchanged they look like training, by {over}")
