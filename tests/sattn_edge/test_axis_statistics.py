@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sattn_edge.axes import recorded_model, window_features
 from sattn_edge.axis_statistics import axis_statistics, stretch_windows, student_quantile
 from tests.helpers_axes import STRETCH, WINDOW, axes_contract, exchanged, people, person
 
@@ -93,3 +94,39 @@ def test_overlapping_windows_are_more_in_a_stretch():
     assert each > STRETCH  # but not two of them
     assert watched(x=x, group=group, start=start) is None
     assert watched(x=x, group=group, start=start * 2) is not None
+
+
+def test_what_lies_still_may_lie_any_way_up():
+    """With every other person the still half has ax and ay change places: watched is what moves."""
+    x = people().x.copy()
+    still = np.square(x).mean(axis=(1, 2, 3)) < np.median(np.square(x).mean(axis=(1, 2, 3)))
+    turned = still & (np.arange(3000) // 300 % 2 == 0)
+    x[turned] = exchanged(x[turned].reshape(-1, 4), 0, 1).reshape(-1, 1, WINDOW, 4)
+    record = axis_statistics(people(x=x, y=np.where(still, 1, 0).astype(np.int16)), axes_contract())
+    assert record is not None
+    assert record.least_level is not None
+    assert (0, 1) in [pair.channels for pair in record.pairs]
+
+
+def test_a_margin_is_no_less_than_half_of_what_an_exchange_shows():
+    record = axis_statistics(people(), axes_contract())
+    assert record is not None
+    x = exchanged(person(40), 0, 1).reshape(-1, WINDOW, 4).astype(np.float64)
+    features = window_features(x.mean(axis=1), np.square(x).mean(axis=1), np.array(record.floor))
+    shown = recorded_model(record).scores(features)[0][:, 0].mean()
+    assert shown > 4
+    assert record.pairs[0].margin > 0.4 * shown
+
+
+def test_more_pairs_make_wider_margins():
+    """The chance of a false alarm is that of all pairs together. Here people differ, so that it is what counts."""
+    louder = np.exp(np.random.default_rng(5).normal(size=10) * 0.35)
+    x = people().x.reshape(10, -1, 4).copy()
+    x[..., 0] *= louder[:, None]
+    margins = []
+    for units in (("g", "g", "V", "rad/s"), ("g", "g", "g", "rad/s")):
+        record = axis_statistics(people(x=x.reshape(-1, 1, WINDOW, 4)), axes_contract(units))
+        assert record is not None
+        assert record.pairs[0].channels == (0, 1)
+        margins.append(record.pairs[0].margin)
+    assert margins[0] + 0.01 < margins[1]
