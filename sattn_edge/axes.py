@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
 
+FEWEST_GROUPS = 4
 MOST_CHANNELS = 32
 MOST_PAIRS = 64
 MOST_STRETCH = 4096
@@ -193,7 +194,8 @@ def axes_text(statistics: Mapping[str, Any] | None, contract: Contract) -> str |
         return None
     record = read_axes(statistics, contract.modal)
     if record is None:
-        return "not watched: the statistics are not of enough people or recordings"
+        needs = f"windows of {FEWEST_GROUPS} people or recordings, and up to {MOST_CHANNELS} channels"
+        return f"not watched: that takes {needs}"
     watched = [pair.channels for pair in record.pairs]
     told = _listed(watched, contract)
     rest = _listed([pair for pair in pairs if pair not in watched], contract)

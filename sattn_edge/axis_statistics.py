@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.axes import (
+    FEWEST_GROUPS,
     MOST_CHANNELS,
     MOST_PAIRS,
     AxisRecord,
@@ -41,7 +42,6 @@ from sattn_edge.windows import WindowSet
 
 STRETCH_S = 60.0
 _MOST_WINDOWS, _FEWEST_WINDOWS = 128, 8  # of a stretch
-FEWEST_GROUPS = 4
 _SHRINK = 0.05
 _FLOOR = 0.01  # of a channel's standard deviation: below that, how still a window is says nothing
 _LEAST_MARGIN = 1.0  # nats a window

@@ -74,4 +74,4 @@ def test_two_people_are_too_few_to_tell(bench: Bench) -> None:
     demo, output = ROOT / "sattn_edge" / "demo_data", bench.folder / "watch.onnx"
     result = bench.export(demo / "watch.safetensors", contract=demo / "watch.toml", output=output, data=str(WATCH_TINY))
     assert "axes" not in (load_model_file(result.output).statistics or {})
-    assert any("not watched: the statistics are not of enough people" in line for line in as_text(result))
+    assert any("not watched: that takes windows of 4 people" in line for line in as_text(result))

@@ -150,7 +150,8 @@ def test_statistics_of_other_channels(known):
 def test_what_is_told_of_them(known):
     contract = axes_contract()
     assert axes_text(known, contract) == "exchanges are told of ax/ay, ax/az; not of ay/az"
-    assert axes_text({"windows": 3}, contract) == "not watched: the statistics are not of enough people or recordings"
+    few = "not watched: that takes windows of 4 people or recordings, and up to 32 channels"
+    assert axes_text({"windows": 3}, contract) == few
     assert axes_text(None, contract) is None
     assert axes_text(known, axes_contract(("", "", "", ""))) is None
     nothing = {**known, "axes": {**known["axes"], "pairs": []}}
