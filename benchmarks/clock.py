@@ -3,7 +3,8 @@
     python benchmarks/clock.py [--rate 50000] [--modal 8] [--window 1024] [--hop 64] [--chunk 64] [--json]
 
 The same signal goes through streams around an engine that computes nothing, in turns: plain chunks, chunks with
-sequence numbers, with time stamps, with both, and with both and the input monitor. CPU microseconds a window outside
+sequence numbers, with time stamps, with both, with both and the input monitor, and with a monitor that watches for
+exchanged axes too, every channel being of one unit and another level. CPU microseconds a window outside
 the engine, at the median of rounds, and their ratio to the plain ones. It would catch a Python loop over samples on
 the way of a healthy stream.
 """
@@ -16,11 +17,14 @@ import statistics
 import sys
 from pathlib import Path
 from time import process_time_ns
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sattn_edge.axis_statistics import stretch_windows
+from sattn_edge.contract import Contract
 from sattn_edge.statistics import channel_statistics
 from sattn_edge.windows import WindowSet
 from sattn_runtime import Stream
@@ -28,14 +32,16 @@ from sattn_runtime.sources.base import Chunk
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import make_contract
 
-# Whether chunks have numbers, whether they have stamps, whether the stream has a monitor.
-KINDS = {
-    "plain": (False, False, False),
-    "numbered": (True, False, False),
-    "stamped": (False, True, False),
-    "both": (True, True, False),
-    "monitored": (True, True, True),
+# Whether chunks have numbers, whether they have stamps, what of the statistics the stream's monitor has.
+KINDS: dict[str, tuple[bool, bool, tuple[str, ...]]] = {
+    "plain": (False, False, ()),
+    "numbered": (True, False, ()),
+    "stamped": (False, True, ()),
+    "both": (True, True, ()),
+    "monitored": (True, True, ("windows", "channels", "units")),
+    "axes": (True, True, ("windows", "channels", "units", "axes")),
 }
+GROUPS = 6
 
 
 class _Nothing(FakeEngine):
@@ -57,17 +63,29 @@ def _chunks(signal: np.ndarray, rate: float, size: int, kind: str) -> list[Chunk
     ]
 
 
+def _statistics(contract: Contract, signal: np.ndarray) -> dict[str, Any]:
+    """Of so many windows that axes are learnt: stretches of windows drawn from a signal, each a bit louder or not."""
+    rng, each = np.random.default_rng(1), 2 * stretch_windows(contract)
+    starts = rng.integers(0, len(signal) - contract.window, GROUPS * each)
+    x = np.stack([signal[at : at + contract.window] * rng.uniform(0.9, 1.1) for at in starts])[:, None]
+    group, start = np.repeat([str(i) for i in range(GROUPS)], each), np.tile(np.arange(each) * contract.window, GROUPS)
+    known: dict[str, Any] = {**channel_statistics(WindowSet(x, None, group, start, "drawn", ""), contract)}
+    assert known["axes"]["pairs"]
+    return known
+
+
 def measure(rate: float, modal: int, window: int, hop: int, size: int, rounds: int) -> dict[str, float]:
     """CPU microseconds a window by kind of chunk."""
-    contract = make_contract(tuple(f"c{i}" for i in range(modal)), rate_hz=rate, window=window, hop=hop)
-    signal = np.random.default_rng(0).normal(size=(window + hop * 2000, modal)).astype(np.float32)
-    windows = np.ascontiguousarray(signal[: window * 20].reshape(20, 1, window, modal))
-    known = channel_statistics(WindowSet(windows, None, None, None, "drawn", ""), contract)
+    names = tuple(f"c{i}" for i in range(modal))
+    contract = make_contract(names, rate_hz=rate, window=window, hop=hop, units=("g",) * modal)
+    level, rng = 1.5 ** np.arange(modal), np.random.default_rng(0)
+    signal = (rng.normal(size=(window + hop * 2000, modal)) * level).astype(np.float32)
+    known = _statistics(contract, (rng.normal(size=(window * 40, modal)) * level).astype(np.float32))
     ready = {kind: _chunks(signal, rate, size, kind) for kind in KINDS}
     took: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(rounds):
         for kind, chunks in ready.items():
-            stream = Stream(_Nothing(contract), statistics=known if KINDS[kind][2] else None)
+            stream = Stream(_Nothing(contract), statistics={key: known[key] for key in KINDS[kind][2]} or None)
             began = process_time_ns()
             for chunk in chunks:
                 for _decision in stream.process(chunk):

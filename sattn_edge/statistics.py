@@ -5,11 +5,13 @@ Overlapping windows count their common samples more than once, as the network se
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from sattn_edge.axis_statistics import axis_statistics
 from sattn_edge.contract import Contract
 from sattn_edge.errors import UsageError
 from sattn_edge.windows import WindowSet
@@ -45,12 +47,16 @@ class UnitStatistics(TypedDict):
     window_rms: Extent  # the root of the channels' summed mean squares: whichever way up a sensor lies
 
 
-class WindowStatistics(TypedDict):
-    """A set of windows; plain values, ready for JSON."""
-
+class _Always(TypedDict):
     windows: int
     channels: list[ChannelStatistics]
     units: list[UnitStatistics]
+
+
+class WindowStatistics(_Always, total=False):
+    """A set of windows; plain values, ready for JSON."""
+
+    axes: dict[str, Any]  # `axes.AxisRecord`, where there are enough people or recordings to learn one from
 
 
 def channel_statistics(windows: WindowSet, contract: Contract) -> WindowStatistics:
@@ -64,7 +70,11 @@ def channel_statistics(windows: WindowSet, contract: Contract) -> WindowStatisti
         raise UsageError(windows.source, f"has {x.shape[-1]} channels", f"the contract has {contract.modal}")
     runs = longest_runs(x[:, 0])
     channels = [_one(x[:, 0, :, i], c.name, int(runs[i])) for i, c in enumerate(contract.channel)]
-    return {"windows": len(x), "channels": channels, "units": _units(x[:, 0], contract)}
+    found: WindowStatistics = {"windows": len(x), "channels": channels, "units": _units(x[:, 0], contract)}
+    axes = axis_statistics(windows, contract)
+    if axes is not None:
+        found["axes"] = msgspec.json.decode(msgspec.json.encode(axes))
+    return found
 
 
 def _units(x: NDArray[np.float32], contract: Contract) -> list[UnitStatistics]:

@@ -42,7 +42,7 @@ def test_clock_in_short() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)
-    assert set(row) == {"plain", "numbered", "stamped", "both", "monitored"}
+    assert set(row) == {"plain", "numbered", "stamped", "both", "monitored", "axes"}
     assert min(row.values()) > 0
 
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from sattn_edge.attention_output import attention_text
+from sattn_edge.axes import axes_text
 from sattn_edge.text import count, fields, millions, table
 from sattn_export.parity import TOLERANCE, Parity
 from sattn_export.pipeline import ExportResult, compared
@@ -39,6 +40,7 @@ def as_data(result: ExportResult) -> dict[str, Any]:
         },
         "parity": _parity_data(result.parity),
         "data_parity": _parity_data(result.data_parity) if result.data_parity else None,
+        "axes": axes_text(model.statistics, model.contract),
         "classes": class_rows(result),
         "accuracy": accuracy(result),
         "warnings": list(result.warnings),
@@ -93,6 +95,7 @@ def as_text(result: ExportResult) -> list[str]:
             ("golden", f"{count(len(model.golden.x), 'window')}, {golden}"),
             ("parity", _parity_text(result.parity)),
             ("on the data", _parity_text(result.data_parity) if result.data_parity else None),
+            ("axes", axes_text(model.statistics, contract)),
             ("graph", model.graph_digest),
         ]
     )

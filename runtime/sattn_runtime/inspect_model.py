@@ -8,6 +8,7 @@ import msgspec
 
 from sattn_edge.attention import DOMAIN, pooling_of
 from sattn_edge.attention_output import attention_text
+from sattn_edge.axes import axes_text
 from sattn_edge.calibration_table import read_table
 from sattn_edge.contract import Channel
 from sattn_edge.cost import cost
@@ -90,6 +91,7 @@ def as_text(model: ModelFile) -> list[str]:
             ("operators", ", ".join(f"{n} {op}" for op, n in price.operators.items())),
             ("golden", golden),
             ("statistics", "of the data it was exported with" if model.statistics else "none"),
+            ("axes", axes_text(model.statistics, contract)),
             ("calibration", calibration_text(model)),
             ("file", model.file_digest),
             (

@@ -236,7 +236,9 @@ class Monitor:
             self._begin(kind, names, detail, row)
 
     def gap(self, row: int) -> None:
-        """A gap before row `row`: no run goes on across it, but what whole windows show does."""
+        """A gap before row `row`: no run goes on across it, but what whole windows have shown does."""
+        if self._levels is not None:
+            self._levels.gap()
         self._partial = 0
         self._equal = [0] * len(self._equal)
         self._railed = [0] * len(self._railed)

@@ -3,7 +3,8 @@
 *Wrong scale*: three windows in a row of three times, or a third of, the level of any training window. Level is the root
 mean square over all channels of a unit, so that which way up a sensor lies does not matter.
 *Swapped axes*: for ten seconds the means of two channels of a unit are outside those of all training windows, and would
-be inside if they were exchanged. Axes that training saw in every position can't be told apart so.
+be inside if they were exchanged. Axes that training saw in every position can't be told apart so; where the model file
+knows how the channels go together, some can be nevertheless (`monitor_axes`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.contract import Contract
+from sattn_runtime.monitor_axes import AxisWatch
 
 _SCALE = 3.0
 _SCALE_WINDOWS = 3
@@ -51,6 +53,11 @@ class WindowLevels:
         self._square = np.zeros(contract.modal)
         self._count = 0
         self._off: dict[Key, int] = {}
+        self._axes = AxisWatch(contract, statistics)
+
+    def gap(self) -> None:
+        """A gap before the next sample: a stretch that axes are judged by does not go on across it."""
+        self._axes.restart()
 
     def add(self, samples: NDArray[np.float32], row: int, *, safe: bool) -> Iterator[int]:
         """Takes samples [n, modal] from row `row` on; yields the last row of each window's worth that is complete.
@@ -93,6 +100,18 @@ class WindowLevels:
             usual = math.sqrt(lowest * highest) or highest
             self._count_off((_WRONG_SCALE, names), _factor(level, usual) if off else None, _SCALE_WINDOWS)
             self._count_off((_SWAPPED, names), self._swapped(mean, group["channels"]), self._swap_windows)
+        if self._axes.watches:
+            self._watch_axes(self._axes, mean, square)
+
+    def _watch_axes(self, axes: AxisWatch, mean: NDArray[np.float64], square: NDArray[np.float64]) -> None:
+        before = axes.fault
+        axes.add(mean, square)
+        if axes.fault is before:
+            return
+        if before is not None:
+            self.faults.pop((_SWAPPED, before[0]), None)
+        if axes.fault is not None:
+            self.faults[(_SWAPPED, axes.fault[0])] = axes.fault[1]
 
     def _count_off(self, key: Key, detail: str | None, patience: int) -> None:
         """A fault is one when that many windows in a row show it; it is over with the first that does not."""
