@@ -53,9 +53,10 @@ fuzz: .venv/.installed .venv-device/.installed
 kills: .venv/.installed
 	$(BIN)/python benchmarks/mqtt_kills.py
 
-# What a month of decisions leaves behind in memory, descriptors and threads: some minutes.
+# What a month of decisions leaves behind in memory, descriptors, threads and logits: some minutes.
 soak: .venv/.installed
 	$(BIN)/python benchmarks/soak.py --windows $(SOAK_WINDOWS)
+	$(BIN)/python benchmarks/drift.py
 
 clean:
 	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist sattn-demo

@@ -78,3 +78,24 @@ def test_streams_in_short() -> None:
     assert len(row) == 3
     assert row["one by one"]["windows"] == 4 * ((10 * 100 - 128) // 64 + 1)
     assert 0 < row["one by one"]["busy"] < row["control"]["busy"]
+
+
+def test_steps_do_not_drift() -> None:
+    done = _drift("--hops", "20000")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["plan"] for row in rows] == ["edges", "stateful"]
+    for row in rows:
+        assert row["passed"]
+        assert row["last"] == row["second"] <= 1e-5
+
+
+def test_sums_over_all_that_came_drift() -> None:
+    done = _drift("--hops", "20000", "--prefix-sum")
+    assert done.returncode == 1
+    assert not any(row["passed"] for row in json.loads(done.stdout))
+
+
+def _drift(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/drift.py", "--json", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
