@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,8 @@ class Batch:
 
 class BatchedStream(Stream):
     """A stream whose windows go into a batch, and whose decisions are delivered when that has run."""
+
+    _SHARED: ClassVar[frozenset[str]] = Stream._SHARED | {"_batch", "_deliver"}
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from sattn_runtime.ring import Ring
 from sattn_runtime.sample_clock import SampleClock
 from sattn_runtime.sources.base import Chunk
 from sattn_runtime.stream_options import INTERPOLATE, StreamOptions
+from sattn_runtime.stream_snapshot import Resumable
 
 if TYPE_CHECKING:
     from sattn_edge.incremental.engine import StepEngine
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Gap", "Stream"]
 
 
-class Stream:
+class Stream(Resumable):
     """One sensor's stream through an engine.
 
     Args:

@@ -14,9 +14,11 @@ from sattn_edge.engine import EngineOptions, open_engine
 from sattn_edge.errors import UnavailableError, UsageError
 from sattn_edge.incremental.engine import StepEngine, Stepper, open_steps
 from sattn_edge.model_file import ModelFile, load_model_file
+from sattn_runtime.decider import DecisionOptions
 from sattn_runtime.decision import Decision
 from sattn_runtime.sources.base import Chunk
 from sattn_runtime.stream import Stream
+from sattn_runtime.stream_options import StreamOptions
 from tests.helpers_model import save_model
 
 WITHIN = 1e-5  # of the logit scale
@@ -132,3 +134,45 @@ def test_model_file_stays_whole(model: ModelFile, tmp_path: Path):
     before = model.proto.SerializeToString(deterministic=True)
     steps(model, "stateful", 8)
     assert model.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("plan", [None, "edges", "stateful"])
+@pytest.mark.parametrize("at", [0, 30, 59, 60, 131, 300])
+def test_a_snapshot_goes_on_to_the_bit(model, plan, at):
+    signal = np.random.default_rng(1).normal(size=(600, MODAL)).astype(np.float32)
+    signal[200, 1] = np.nan
+    engine = open_engine(model, "onnxruntime", EngineOptions())
+    options = StreamOptions(decision=DecisionOptions(smooth=3))
+
+    def stream() -> Stream:
+        return Stream(engine, 8, options=options, steps=None if plan is None else steps(model, plan, 8))
+
+    one, other = stream(), stream()
+    begun = one.push(signal[:at])
+    kept = one.snapshot()
+    first = one.push(signal[at:])
+    assert begun + first  # the snapshot is not what goes on
+    other.push(signal[::-1])  # something else
+    for _ in range(2):  # a snapshot can be gone back to
+        other.restore(kept)
+        second = other.push(signal[at:])
+        for a, b in zip(first, second, strict=True):
+            assert (a.window, a.first_sample, a.reason, a.logits, a.score) == (
+                b.window,
+                b.first_sample,
+                b.reason,
+                b.logits,
+                b.score,
+            )
+        assert other.samples == one.samples
+
+
+def test_a_snapshot_of_something_else_is_refused(model):
+    engine = open_engine(model, "onnxruntime", EngineOptions())
+    whole, by_steps = Stream(engine, 8), Stream(engine, 8, steps=steps(model, "edges", 8))
+    with pytest.raises(UsageError, match=r"snapshot: got \[window, hop, channels\] \[60, 8, 2\]; the stream has"):
+        Stream(engine, 4).restore(whole.snapshot())
+    with pytest.raises(UsageError, match="one of it and the stream infers by steps"):
+        by_steps.restore(whole.snapshot())
+    with pytest.raises(UsageError, match="its states are of another plan"):
+        by_steps.restore(Stream(engine, 8, steps=steps(model, "stateful", 8)).snapshot())
