@@ -66,11 +66,12 @@ class Layer:
     """A convolution along time, the gate behind it if any, and what follows value by value.
 
     linear: the convolution, with the scale of a BatchNormalization where that went in, and the mean over its feature
-    maps where a gate reads it.
+    maps where a gate reads it. scale: float64 [c], that scale, which the gate must not see.
     """
 
     conv: NodeProto
     linear: Linear
+    scale: Array
     stencil: Stencil
     block: Block | None
     pointwise: tuple[Pointwise, ...]
@@ -226,16 +227,17 @@ class _Reader:
         # A maximum must see the map unscaled, and so must a BatchNormalization that is not directly behind.
         norm = self._next()
         after: list[Pointwise] = []
+        gated_scale = np.ones(len(linear.weight))
         if norm.op_type == "BatchNormalization" and (block is None or block.pooling == "mean"):
             scale, shift = self._scale_and_shift(norm)
             if block is None:
                 linear = linear.scaled(scale, shift)
             else:
-                linear = linear.scaled(scale)
+                linear, gated_scale = linear.scaled(scale), scale
                 modal = self._graph.shapes[self._value][3] or 1
                 after.append(Pointwise(_elementwise("Add", norm), np.tile(shift, (modal, 1))))
             self._value = norm.output[0]
-        return Layer(conv, linear, stencil, block, (*after, *self._pointwise()))
+        return Layer(conv, linear, gated_scale, stencil, block, (*after, *self._pointwise()))
 
     def _block(self) -> Block | None:
         node = self._next()

@@ -35,7 +35,8 @@ def lower_step(model: ModelProto, hop: int, plan: str, target: Target, streams: 
     if isinstance(found, NotIncremental) or plan not in found.plans:
         why = str(found) if isinstance(found, NotIncremental) else found.reasons.get(plan, "no such plan")
         raise UsageError(f"plan '{plan}'", "the network has none", why)
-    step = write_step(source, found.plans[plan], streams)
+    integers = () if target.placement is None else target.placement.chosen()
+    step = write_step(source, found.plans[plan], streams, integers)
     passes: list[Pass] = list(precision_passes(target))
     if target.backend == "onnxruntime" and target.precision == "int8":
         passes.append(QuantizeStates())

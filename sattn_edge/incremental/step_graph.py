@@ -4,13 +4,17 @@
     new   [cols*m, c] -+-> Concat -> Gather (taps) -> Gemm -> y
                                 `--> Gather (kept) -> next state
 
-    y -+-> Concat -> mean column -> MatMul (the gate's taps as a band) -> Sigmoid -+
-       |        `---------------> Gather (columns to gate) ------------------------+-> Mul -> Add -> Relu -> new ...
-       `--> Gather (kept) -> next state
+    y -> Concat -+-> mean over maps -> Gemm (the gate's taps as a band) -> Sigmoid -+
+                 |-> Gather (columns to gate) --------------------------------------+-> Mul -> Add -> Relu -> new ...
+                 `-> Gather (kept) -> next state
 
 Zero padding is a column of zeros that is kept like any other, so padding, the window's start and its end are nothing
-but places. The mean over feature maps is one more column of the product, as in form `gemm`; it rides along as a map
-that the next product has no weights for, which saves the copy that splitting it off would be.
+but places.
+
+The product's main columns are scaled by the BatchNormalization behind the gate, which must not see that. Its mean is
+taken with weights 1 / (c k), as `fold_batch_norm` does, or, where some k is too small for that or integers compute the
+product, comes as one more column of the product, as in form `gemm`. That column rides along as a map that the next
+product has no weights for, which saves the copy that splitting it off would be.
 
 Several streams whose steps coincide are rows beside one another, like more channels of one sensor: they share the
 traffic of the weights.
@@ -18,7 +22,7 @@ traffic of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +36,7 @@ from sattn_edge.incremental.gate_band import band
 from sattn_edge.incremental.plans import Plan, Stage
 from sattn_edge.incremental.states import State, states_of
 from sattn_edge.passes.block import Block
+from sattn_edge.passes.fold_batch_norm import SMALLEST
 from sattn_edge.passes.gemm_rows import Writer
 from sattn_edge.passes.gemm_tail import BINARY, UNARY
 
@@ -73,21 +78,26 @@ class _Rows:
         return _Rows(name, self.columns, self.width, self.maps)
 
 
-def write_step(model: ModelProto, plan: Plan, streams: int = 1) -> Step:
-    """Writes a plan of this source graph as a graph of its own, without metadata."""
+def write_step(model: ModelProto, plan: Plan, streams: int = 1, integers: Collection[str] = ()) -> Step:
+    """Writes a plan of this source graph as a graph of its own, without metadata.
+
+    integers: names of the convolutions that integers will compute; what gates read of them is then a column of theirs,
+    as in the whole window.
+    """
     made = ModelProto()
     made.CopyFrom(model)
     made.ClearField("metadata_props")
     del made.graph.node[:], made.graph.value_info[:], made.functions[:]
     made.graph.node.extend(plan.chain.rest)  # so that their names stay theirs
-    return _StepWriter(made, plan, streams).write()
+    return _StepWriter(made, plan, streams, integers).write()
 
 
 class _StepWriter:
     """The nodes of a step in order, and its states."""
 
-    def __init__(self, model: ModelProto, plan: Plan, streams: int) -> None:
+    def __init__(self, model: ModelProto, plan: Plan, streams: int, integers: Collection[str]) -> None:
         self._model, self._plan, self._chain, self._streams = model, plan, plan.chain, streams
+        self._integers = integers
         self._writer = Writer(Graph(model), plan.chain.dtype)
         self._modal = streams * plan.chain.modal
         self._states: list[tuple[str, str, tuple[int, ...]]] = []
@@ -137,7 +147,7 @@ class _StepWriter:
     def _layer(self, layer: Layer, stage: Stage, value: _Rows) -> _Rows:
         made = self._product(layer, stage, self._hold(f"{layer.name}.source", stage.source, value))
         if layer.block is not None:
-            made = self._gate(layer.block, stage, self._hold(f"{layer.name}.mapped", stage.mapped, made))
+            made = self._gate(layer, layer.block, stage, self._hold(f"{layer.name}.mapped", stage.mapped, made))
         if not all(one.node.op_type in _STAYS_FINITE for one in layer.pointwise):
             made = self._main(made, layer.name)
         for one in layer.pointwise:
@@ -178,7 +188,7 @@ class _StepWriter:
             gathered = writer.add("Gather", [matrix, writer.integers(f"{name}.index", index)], f"{name}.gather", axis=0)
             matrix = self._reshape(gathered, (len(index), index.shape[1] * source.width), f"{name}.taps")
         weight, bias = linear.weight, linear.bias
-        if linear.mean_weight is not None:
+        if linear.mean_weight is not None and (name in self._integers or _too_small(layer.scale)):
             weight = np.concatenate([weight, linear.mean_weight[None]])
             bias = np.append(bias, linear.mean_bias)
         weight = np.pad(weight, ((0, 0), (0, source.width - source.maps), (0, 0)))  # none for the riding mean
@@ -186,11 +196,11 @@ class _StepWriter:
         inputs = [matrix, writer.constant(f"{name}.weight", columns), writer.constant(f"{name}.bias", bias)]
         return _Rows(writer.add("Gemm", inputs, name, f"{name}.maps"), len(stage.taps), len(weight), layer.maps)
 
-    def _gate(self, block: Block, stage: Stage, mapped: _Rows) -> _Rows:
+    def _gate(self, layer: Layer, block: Block, stage: Stage, mapped: _Rows) -> _Rows:
         writer, name = self._writer, block.name
         count = len(stage.chosen)
         logits = writer.constant(f"{name}.bias", np.array([block.bias]))
-        for number, plane in enumerate(self._planes(block, mapped)):
+        for number, plane in enumerate(self._planes(layer, block, mapped)):
             logits = self._band(block, number, stage, mapped, (plane, logits))
         gate = writer.add("Sigmoid", [logits], f"{name}.sigmoid")
         if block.pooling != "mean":
@@ -201,10 +211,13 @@ class _StepWriter:
         gated = writer.add("Mul", [main, gate], name, f"{name}.gated")
         return _Rows(gated, count, mapped.width, mapped.maps)
 
-    def _planes(self, block: Block, mapped: _Rows) -> list[str]:
+    def _planes(self, layer: Layer, block: Block, mapped: _Rows) -> list[str]:
         """What the gate reads of each row: [columns*m, 1] each."""
         planes = []
-        if block.pooling != "max":
+        if block.pooling != "max" and mapped.width == mapped.maps:
+            mean = self._writer.constant(f"{block.name}.mean.weight", 1 / (mapped.maps * layer.scale[:, None]))
+            planes.append(self._writer.add("MatMul", [mapped.name, mean], f"{block.name}.mean"))
+        elif block.pooling != "max":
             planes.append(self._slice(mapped.name, mapped.maps, mapped.maps + 1, f"{block.name}.mean"))
         if block.pooling != "mean":
             main = self._main(mapped, f"{block.name}.pooled")
@@ -294,3 +307,9 @@ class _StepWriter:
         if streams > 1:
             logits = self._reshape(logits, (streams, classes), "sum.logits")
         writer.add("Add", [logits, writer.constant("head.bias", chain.bias)], "sum", chain.head_output)
+
+
+def _too_small(scale: NDArray[np.float64]) -> bool:
+    """Whether the mean can't be taken of what was scaled so."""
+    size = np.abs(scale)
+    return bool(size.min() == 0 or size.min() < SMALLEST * size.max())
