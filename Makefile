@@ -56,6 +56,7 @@ kills: .venv/.installed
 # What a month of decisions leaves behind in memory, descriptors, threads and logits: some minutes.
 soak: .venv/.installed
 	$(BIN)/python benchmarks/soak.py --windows $(SOAK_WINDOWS)
+	$(BIN)/python benchmarks/soak.py --windows $(SOAK_WINDOWS) --incremental stateful
 	$(BIN)/python benchmarks/drift.py
 
 clean:

@@ -1,6 +1,7 @@
 """A long run, and whether anything grows that should not.
 
-    python benchmarks/soak.py [--windows 2000000] [--leak memory|descriptors|threads|cycles] [--json]
+    python benchmarks/soak.py [--windows 2000000] [--leak memory|descriptors|threads|cycles] [--incremental PLAN]
+        [--json]
 
 The real loop on a real ONNX Runtime session, as a live source would drive it: a chunk a hop, every window flushed into
 a journal that is rotated and synced, a gap every 500 windows, now and then a stream that begins anew, NaN now and
@@ -129,7 +130,7 @@ def look(windows: int) -> Look:
     return Look(windows, pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), descriptors, threads)
 
 
-def soak(windows: int, leak: str | None = None) -> dict[str, Any]:
+def soak(windows: int, leak: str | None = None, incremental: str = "auto") -> dict[str, Any]:
     """Runs as many windows and judges."""
     from tests.helpers_model import save_model
 
@@ -144,6 +145,7 @@ def soak(windows: int, leak: str | None = None) -> dict[str, Any]:
             str(model),
             f"soak:{windows + windows // 100}",  # gaps and beginnings cost some
             smooth=3,
+            incremental=incremental,
             journal=str(journal),
             keep=JournalOptions(max_mb=1.0, keep=3, fsync_s=0.5),
         )
@@ -154,6 +156,7 @@ def soak(windows: int, leak: str | None = None) -> dict[str, Any]:
     more = {name: _spread([getattr(item, name) for item in warm]) for name in ("descriptors", "threads")}
     journal_of = result.recorder.journal
     return {
+        "plan": result.plan,
         "windows": result.windows,
         "gaps": result.gaps,
         "streams": result.streams,
@@ -186,9 +189,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=2_000_000)
     parser.add_argument("--leak", choices=LEAKS)
+    parser.add_argument("--incremental", default="auto", help="as for sattn-run")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    row = soak(given.windows, given.leak)
+    row = soak(given.windows, given.leak, given.incremental)
     if given.json:
         print(json.dumps(row))
     else:

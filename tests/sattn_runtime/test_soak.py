@@ -23,9 +23,10 @@ def soak(*options: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_nothing_grows():
-    code, row = soak()
-    assert (code, row["passed"]) == (0, True), row
+@pytest.mark.parametrize("plan", ["full", "stateful"])
+def test_nothing_grows(plan):
+    code, row = soak("--incremental", plan if plan != "full" else "off")
+    assert (code, row["passed"], row["plan"]) == (0, True, plan), row
     assert row["growth_mb"] < MOST_GROWTH_MB
     assert row["more_descriptors"] == row["more_threads"] == 0
     # It was the run it is said to be.
