@@ -23,6 +23,10 @@ from sattn_edge.passes.gemm_product import Linear, why_no_product
 from sattn_edge.passes.gemm_tail import BINARY, UNARY, mean_over
 
 
+# The riding mean must not become NaN: even without weights it would spoil the product that reads it.
+STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
+
+
 class NotIncremental(Exception):  # noqa: N818 - an answer, not a failure
     """The network is not local in time: `node` (a name and its operator) and `reason` say where."""
 
@@ -84,6 +88,22 @@ class Layer:
     def maps(self) -> int:
         """Feature maps it makes."""
         return len(self.linear.weight)
+
+    @property
+    def mapped(self) -> int:
+        """Columns of its product: the feature maps, and their mean where a gate reads that."""
+        return self.maps + (self.linear.mean_weight is not None)
+
+    @property
+    def handed_on(self) -> int:
+        """Columns that the next layer reads: the mean rides along where nothing keeps it from doing so."""
+        rides = self.block is not None and self.block.pooling == "mean" and self.stays_finite
+        return self.mapped if rides else self.maps
+
+    @property
+    def stays_finite(self) -> bool:
+        """Whether what follows value by value gives numbers for numbers."""
+        return all(one.node.op_type in STAYS_FINITE for one in self.pointwise)
 
     @property
     def gate(self) -> Stencil | None:

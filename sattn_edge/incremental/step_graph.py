@@ -33,11 +33,8 @@ from sattn_edge.incremental.plans import Plan, Stage
 from sattn_edge.incremental.states import State, states_of
 from sattn_edge.passes.block import Block
 from sattn_edge.passes.gemm_rows import Writer
-from sattn_edge.passes.gemm_tail import BINARY, UNARY
 
 SAMPLES = "samples"
-# The riding mean must not become NaN: even without weights it would spoil the product that reads it.
-_STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
 _LARGE_BAND = 1 << 14
 
 
@@ -138,7 +135,7 @@ class _StepWriter:
         made = self._product(layer, stage, self._hold(f"{layer.name}.source", stage.source, value))
         if layer.block is not None:
             made = self._gate(layer.block, stage, self._hold(f"{layer.name}.mapped", stage.mapped, made))
-        if not all(one.node.op_type in _STAYS_FINITE for one in layer.pointwise):
+        if not layer.stays_finite:
             made = self._main(made, layer.name)
         for one in layer.pointwise:
             made = self._value_by_value(one, made)

@@ -61,7 +61,7 @@ def test_why_there_is_no_plan(series, hop, words):
 def test_why_there_are_no_edges():
     found = plans_for(read_chain(build(reference(128))), 64)
     assert set(found.plans) == {"stateful"}
-    assert found.reasons["edges"] == "its short window would need 144 of 128 samples or more"
+    assert found.reasons["edges"] == "its short window needs 144 samples, and a window less one step of 64 has 64"
 
 
 def test_what_is_global_in_time_is_named():

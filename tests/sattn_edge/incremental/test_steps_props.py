@@ -25,6 +25,7 @@ def largest_difference(network: Network, plan: Plan, *, streams: int = 1, window
     model, hop = build(network), plan.advance // plan.phases
     step = write_step(model, plan, streams)
     onnx.checker.check_model(step.model, full_check=True)
+    assert sum(state.begin.size for state in step.states) == streams * plan.state_values
     length = network.series + (windows - 1) * plan.advance + plan.phases * hop
     signal = np.random.default_rng(network.seed + 1).normal(size=(streams, length, network.modal))
     whole, steps = evaluator(model), evaluator(step.model)
