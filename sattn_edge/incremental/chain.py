@@ -22,7 +22,6 @@ from sattn_edge.passes.gemm_gate import why_no_gate
 from sattn_edge.passes.gemm_product import Linear, why_no_product
 from sattn_edge.passes.gemm_tail import BINARY, UNARY, mean_over
 
-
 # The riding mean must not become NaN: even without weights it would spoil the product that reads it.
 STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
 
@@ -296,6 +295,8 @@ class _Reader:
         bias = self._graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
         if bias is None:
             raise NotIncremental(_label(node), "its bias is computed")
+        if bias.size not in (1, len(columns)):
+            raise NotIncremental(_label(node), f"its bias of shape {list(bias.shape)} is not one number for each class")
         self._value = node.output[0]
         head = columns.reshape(len(columns), maps, modal)
         if 3 in over:

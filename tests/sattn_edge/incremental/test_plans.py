@@ -90,3 +90,20 @@ def test_a_map_that_two_nodes_read_is_named():
     )
     with pytest.raises(NotIncremental, match="'g0': it is read by"):
         read_chain(model)
+
+
+def test_a_bias_that_does_not_fit_is_named():
+    model = build(Network((Layer(3),), series=32, classes=4))
+    gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
+    bias = next(t for t in model.graph.initializer if t.name == gemm.input[2])
+    bias.CopyFrom(numpy_helper.from_array(np.ones(3), bias.name))
+    with pytest.raises(NotIncremental, match=r"\(Gemm\): its bias of shape \[3\] is not one number for each class"):
+        read_chain(model)
+
+
+def test_a_pool_that_drops_its_axis_by_an_odd_number_is_not_followed():
+    model = build(Network((Layer(3),), series=32))
+    pool = next(n for n in model.graph.node if n.op_type == "ReduceMean")
+    next(a for a in pool.attribute if a.name == "keepdims").i = -4
+    with pytest.raises(NotIncremental, match="ReduceMean is neither local in time nor the mean over all of it"):
+        read_chain(model)
