@@ -72,6 +72,13 @@ def test_gates_of_every_kind_compile(plan, layer, precision):
 
 
 @pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_steps_of_many_columns_compile(plan, precision):
+    network = Network((Layer(16), Layer(32, pooling="mean+max"), Layer(32)), series=8192, modal=4)
+    assert compiled(plan, precision, network=network, hop=2048)
+
+
+@pytest.mark.parametrize("plan", PLANS)
 def test_control_a_zero_point_is_refused(plan):
     """That a step is taken is a statement: ONNX Runtime's placement of the same network is not."""
     target = Target("onnxruntime", "gemm", "int8", placement=placement("onnxruntime", low=-1.0))
