@@ -47,12 +47,19 @@ def _inspect(
     precision: Annotated[str | None, typer.Option(help="With --lower or --kernels: fp32, fp16 or int8.")] = None,
     batch: Annotated[int | None, typer.Option(help="With --lower or --kernels: fix the batch to this.")] = None,
     batch_range: BatchRange = None,
+    hop: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Count incremental plans for windows every N samples (the contract's)."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="With --lower: write the lowered graph here, as plain ONNX.")
     ] = None,
     json_output: Json = False,
 ) -> None:
     """Shows a model file's contract, attention blocks, cost, calibration state and digests.
+
+    Of overlapping windows it counts what each incremental plan computes and keeps, or says what keeps the network from
+    having any.
 
     With --lower it shows instead what each pass makes of the graph for a backend, with --kernels what NVIDIA's compiler
     makes of that, kernel by kernel and block by block.
@@ -66,7 +73,9 @@ def _inspect(
         "--arch": arch,
         "-o": output,
     }
-    _check_modes({LOWER: lower is not None, KERNELS: kernels}, given)
+    modes = {LOWER: lower is not None, KERNELS: kernels}
+    _check_modes(modes, given)
+    _check_hop(hop, modes)
     if lower is not None:
         from sattn_edge.lowering import Target
 
@@ -86,7 +95,7 @@ def _inspect(
         )
         _show_kernels(model, request, json_output)
     else:
-        _show_file(model, json_output)
+        _show_file(model, hop, json_output)
 
 
 def _check_modes(modes: dict[str, bool], given: Mapping[str, object]) -> None:
@@ -99,15 +108,26 @@ def _check_modes(modes: dict[str, bool], given: Mapping[str, object]) -> None:
             raise UsageError(name, _SAYS[mode], f"it goes with {' or '.join(_MODES[name])}", _ADD[mode])
 
 
-def _show_file(model: Path, json_output: bool) -> None:
+def _check_hop(hop: int | None, modes: dict[str, bool]) -> None:
+    """Raises UsageError for a hop that is none, or that goes with something else."""
+    if hop is None:
+        return
+    if hop < 1:
+        raise UsageError("--hop", f"got {hop}", "a number of samples, 1 or more")
+    for mode, wanted in modes.items():
+        if wanted:
+            raise UsageError("--hop", f"got {mode} too", "it is for the page about the file", "leave one out")
+
+
+def _show_file(model: Path, hop: int | None, json_output: bool) -> None:
     from sattn_edge.model_file import load_model_file
     from sattn_runtime import inspect_model
 
     found = load_model_file(model)
     if json_output:
-        print_json(inspect_model.as_data(found))
+        print_json(inspect_model.as_data(found, hop))
     else:
-        print_lines(inspect_model.as_text(found))
+        print_lines(inspect_model.as_text(found, hop))
 
 
 def _show_lowered(model: Path, target: Target, output: Path | None, json_output: bool) -> None:

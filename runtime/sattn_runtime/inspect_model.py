@@ -16,6 +16,7 @@ from sattn_edge.errors import SattnEdgeError
 from sattn_edge.graph import Graph, attribute
 from sattn_edge.model_file import FORMAT, ModelFile
 from sattn_edge.text import count, fields, millions, table
+from sattn_runtime import inspect_plans
 
 
 def blocks(model: ModelFile) -> list[dict[str, Any]]:
@@ -40,8 +41,8 @@ def blocks(model: ModelFile) -> list[dict[str, Any]]:
     return rows
 
 
-def as_data(model: ModelFile) -> dict[str, Any]:
-    """Plain dicts, lists and numbers."""
+def as_data(model: ModelFile, hop: int | None = None) -> dict[str, Any]:
+    """Plain dicts, lists and numbers. hop: that plans are counted for, the contract's if None."""
     price = cost(model.proto)
     return {
         "model": model.name,
@@ -58,6 +59,7 @@ def as_data(model: ModelFile) -> dict[str, Any]:
         "operators": price.operators,
         "parameters": price.parameters,
         "multiply_adds": price.multiply_adds,
+        "incremental": inspect_plans.as_data(model.proto, hop or model.contract.hop),
         "golden": {
             "windows": len(model.golden.x),
             "synthetic": model.golden.synthetic,
@@ -70,9 +72,10 @@ def as_data(model: ModelFile) -> dict[str, Any]:
     }
 
 
-def as_text(model: ModelFile) -> list[str]:
-    """The page a person reads."""
+def as_text(model: ModelFile, hop: int | None = None) -> list[str]:
+    """The page a person reads. hop: that plans are counted for, the contract's if None."""
     contract, price = model.contract, cost(model.proto)
+    plans = inspect_plans.as_data(model.proto, hop or contract.hop)
     golden = f"{count(len(model.golden.x), 'window')}, " + (
         "synthetic" if model.golden.synthetic else f"from {model.golden.source}"
     )
@@ -88,6 +91,7 @@ def as_text(model: ModelFile) -> list[str]:
             ("checkpoint", checkpoint.get("description") if isinstance(checkpoint, dict) else None),
             ("parameters", millions(price.parameters)),
             ("multiply-adds", f"{millions(price.multiply_adds)} a window"),
+            ("incremental", inspect_plans.in_a_line(plans)),
             ("operators", ", ".join(f"{n} {op}" for op, n in price.operators.items())),
             ("golden", golden),
             ("statistics", "of the data it was exported with" if model.statistics else "none"),
@@ -101,6 +105,8 @@ def as_text(model: ModelFile) -> list[str]:
         ]
     )
     lines += ["", "channels:", *table([_channel_row(c) for c in contract.channel], header=_CHANNEL_HEADER)]
+    if shared := inspect_plans.as_table(plans):
+        lines += ["", *shared]
     return [_printable(line) for line in [*lines, "", *_block_text(blocks(model))]]
 
 

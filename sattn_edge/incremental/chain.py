@@ -18,9 +18,13 @@ from onnx import ModelProto, NodeProto
 from sattn_edge.attention import DOMAIN
 from sattn_edge.graph import Graph, attribute
 from sattn_edge.passes.block import Array, Block, find_blocks, scale_and_shift, window_of
+from sattn_edge.passes.fold_batch_norm import SMALLEST
 from sattn_edge.passes.gemm_gate import why_no_gate
 from sattn_edge.passes.gemm_product import Linear, why_no_product
 from sattn_edge.passes.gemm_tail import BINARY, UNARY, mean_over
+
+# The riding mean must not become NaN: even without weights it would spoil the product that reads it.
+STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
 
 
 class NotIncremental(Exception):  # noqa: N818 - an answer, not a failure
@@ -85,6 +89,29 @@ class Layer:
     def maps(self) -> int:
         """Feature maps it makes."""
         return len(self.linear.weight)
+
+    @property
+    def mapped(self) -> int:
+        """Columns of its product: the feature maps, and their mean where a gate reads that."""
+        return self.maps + self.mean_is_column
+
+    @property
+    def mean_is_column(self) -> bool:
+        """Whether the gate's mean has to come with the product: it can't be taken of what some scale made too small."""
+        size = np.abs(self.scale)
+        small = size.min() == 0 or size.min() < SMALLEST * size.max()
+        return bool(small and self.linear.mean_weight is not None)
+
+    @property
+    def handed_on(self) -> int:
+        """Columns that the next layer reads: the mean rides along where nothing keeps it from doing so."""
+        rides = self.block is not None and self.block.pooling == "mean" and self.stays_finite
+        return self.mapped if rides else self.maps
+
+    @property
+    def stays_finite(self) -> bool:
+        """Whether what follows value by value gives numbers for numbers."""
+        return all(one.node.op_type in STAYS_FINITE for one in self.pointwise)
 
     @property
     def gate(self) -> Stencil | None:
@@ -278,6 +305,8 @@ class _Reader:
         bias = self._graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
         if bias is None:
             raise NotIncremental(_label(node), "its bias is computed")
+        if bias.size not in (1, len(columns)):
+            raise NotIncremental(_label(node), f"its bias of shape {list(bias.shape)} is not one number for each class")
         self._value = node.output[0]
         head = columns.reshape(len(columns), maps, modal)
         if 3 in over:

@@ -2,7 +2,8 @@
 
     a[i, m] = sum_d,j  w[d, j] * pooled[taps[i, d], m + j - left]    =>    a = band * pooled
 
-Taps that fall on padding have no entry. Along time alone the matrix is the same for every channel of the sensor.
+Taps that fall on padding have no entry. Along time alone the matrix is the same for every channel of the sensor. It
+grows with the square of the columns: of many, the taps are gathered instead.
 """
 
 from __future__ import annotations
@@ -37,3 +38,19 @@ def band(
                     matrix[row, m, place, m + j - left] += number
     beside: NDArray[np.float64] = np.einsum("imjn,st->ismjtn", matrix, np.eye(streams))
     return beside.reshape(out * streams * modal, columns * streams * modal)
+
+
+def band_rows(
+    kernel_m: int, left: int, taps: Sequence[Sequence[int]], columns: int, modal: int, streams: int
+) -> NDArray[np.int64]:
+    """Which rows of [columns*streams*modal, 1] each tap reads: [out*streams*modal, kernel*kernel_m].
+
+    A tap that falls on padding reads the row behind the last. Arguments: as for `band`.
+    """
+    places = np.asarray(taps, np.int64)[:, None, None, :, None]
+    stream = np.arange(streams)[:, None, None, None]
+    channel = (np.arange(modal)[:, None] + np.arange(kernel_m) - left)[:, None, :]
+    rows = (places * streams + stream) * modal + channel
+    inside = (places >= 0) & (channel >= 0) & (channel < modal)
+    found: NDArray[np.int64] = np.where(inside, rows, columns * streams * modal)
+    return found.reshape(len(taps) * streams * modal, -1)

@@ -117,7 +117,8 @@ def plans_for(chain: Chain, hop: int) -> Plans:
         plans["edges"] = _edges(chain, chain.series - short * advance, advance, phases, short)
     else:
         needed = chain.series - ((last.frontier - last.left) / steps - 1) * advance
-        reasons["edges"] = f"its short window would need {math.ceil(needed)} of {chain.series} samples or more"
+        left = f"a window less one step of {advance} has {chain.series - advance}"
+        reasons["edges"] = f"its short window needs {math.ceil(needed)} samples, and {left}"
     return Plans(hop, phases, last.step, full, dict(sorted(plans.items())), reasons)
 
 
@@ -257,7 +258,7 @@ def _plan(name: str, chain: Chain, samples: int, advance: int, phases: int, stag
     kept = sum(
         len(held.state) * width * chain.modal
         for stage, layer, before in zip(stages, chain.layers, _widths_before(chain), strict=True)
-        for held, width in ((stage.source, before), (stage.mapped, layer.maps))
+        for held, width in ((stage.source, before), (stage.mapped, layer.mapped))
         if held.kept
     )
     kept += sums.history * len(sums.groups) * len(chain.head)
@@ -267,7 +268,7 @@ def _plan(name: str, chain: Chain, samples: int, advance: int, phases: int, stag
 
 
 def _widths_before(chain: Chain) -> list[int]:
-    return [1, *(layer.maps for layer in chain.layers[:-1])]
+    return [1, *(layer.handed_on for layer in chain.layers[:-1])]
 
 
 def _multiply_adds(chain: Chain, columns: list[int]) -> int:

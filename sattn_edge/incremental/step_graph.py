@@ -32,18 +32,15 @@ from onnx import ModelProto, NodeProto, helper
 from sattn_edge.graph import Graph
 from sattn_edge.incremental.chain import Layer, Pointwise
 from sattn_edge.incremental.columns import ZERO, Held
-from sattn_edge.incremental.gate_band import band
+from sattn_edge.incremental.gate_band import band, band_rows
 from sattn_edge.incremental.plans import Plan, Stage
 from sattn_edge.incremental.states import State, states_of
 from sattn_edge.passes.block import Block
-from sattn_edge.passes.fold_batch_norm import SMALLEST
 from sattn_edge.passes.gemm_rows import Writer
-from sattn_edge.passes.gemm_tail import BINARY, UNARY
 
 SAMPLES = "samples"
-# The riding mean must not become NaN: even without weights it would spoil the product that reads it.
-_STAYS_FINITE = frozenset({*UNARY, *BINARY} - {"Exp", "Log", "Sqrt", "Reciprocal", "Mish", "Softplus"})
-_LARGE_BAND = 1 << 14
+# Entries of a band: above the first, one for all channels of the sensor; above the second, none.
+_LARGE_BAND, _LARGEST_BAND = 1 << 14, 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +145,7 @@ class _StepWriter:
         made = self._product(layer, stage, self._hold(f"{layer.name}.source", stage.source, value))
         if layer.block is not None:
             made = self._gate(layer, layer.block, stage, self._hold(f"{layer.name}.mapped", stage.mapped, made))
-        if not all(one.node.op_type in _STAYS_FINITE for one in layer.pointwise):
+        if not layer.stays_finite:
             made = self._main(made, layer.name)
         for one in layer.pointwise:
             made = self._value_by_value(one, made)
@@ -188,7 +185,7 @@ class _StepWriter:
             gathered = writer.add("Gather", [matrix, writer.integers(f"{name}.index", index)], f"{name}.gather", axis=0)
             matrix = self._reshape(gathered, (len(index), index.shape[1] * source.width), f"{name}.taps")
         weight, bias = linear.weight, linear.bias
-        if linear.mean_weight is not None and (name in self._integers or _too_small(layer.scale)):
+        if linear.mean_weight is not None and (name in self._integers or layer.mean_is_column):
             weight = np.concatenate([weight, linear.mean_weight[None]])
             bias = np.append(bias, linear.mean_bias)
         weight = np.pad(weight, ((0, 0), (0, source.width - source.maps), (0, 0)))  # none for the riding mean
@@ -229,7 +226,10 @@ class _StepWriter:
         writer, name, modal = self._writer, f"{block.name}.band_{number}", self._modal
         weight, count = block.weight[0, number], len(stage.chosen)
         plane, before = terms
-        if weight.shape[1] > 1 or count * mapped.columns * modal**2 <= _LARGE_BAND:
+        size, along_time = count * mapped.columns, weight.shape[1] == 1
+        if size * modal**2 > _LARGEST_BAND and not (along_time and size <= _LARGEST_BAND):
+            return self._gathered_band(block, number, stage, mapped, terms)
+        if not along_time or size * modal**2 <= _LARGE_BAND:
             matrix = band(weight, block.pads[1], stage.gate_taps, mapped.columns, self._chain.modal, self._streams)
             return writer.add("Gemm", [writer.constant(f"{name}.weight", matrix), plane, before], name)
         matrix = band(weight, 0, stage.gate_taps, mapped.columns, 1, 1)
@@ -238,6 +238,19 @@ class _StepWriter:
             before = self._reshape(before, (count, modal), f"{name}.before")
         made = writer.add("Gemm", [writer.constant(f"{name}.weight", matrix), seen, before], name)
         return self._reshape(made, (count * modal, 1), f"{name}.rows")
+
+    def _gathered_band(self, block: Block, number: int, stage: Stage, mapped: _Rows, terms: tuple[str, str]) -> str:
+        """The same, as a product with the gate's few weights of what they read."""
+        writer, name, weight = self._writer, f"{block.name}.band_{number}", block.weight[0, number]
+        plane, before = terms
+        index = band_rows(
+            weight.shape[1], block.pads[1], stage.gate_taps, mapped.columns, self._chain.modal, self._streams
+        )
+        zero = writer.constant(f"{name}.zero", np.zeros((1, 1)))
+        padded = writer.add("Concat", [plane, zero], f"{name}.padded", axis=0)
+        taps = writer.add("Gather", [padded, writer.integers(f"{name}.index", index)], f"{name}.gather", axis=0)
+        matrix = self._reshape(taps, (index.shape[0], index.shape[1]), f"{name}.taps")
+        return writer.add("Gemm", [matrix, writer.constant(f"{name}.weight", weight.reshape(-1, 1)), before], name)
 
     def _main(self, value: _Rows, name: str) -> _Rows:
         """Without the riding mean."""
@@ -307,9 +320,3 @@ class _StepWriter:
         if streams > 1:
             logits = self._reshape(logits, (streams, classes), "sum.logits")
         writer.add("Add", [logits, writer.constant("head.bias", chain.bias)], "sum", chain.head_output)
-
-
-def _too_small(scale: NDArray[np.float64]) -> bool:
-    """Whether the mean can't be taken of what was scaled so."""
-    size = np.abs(scale)
-    return bool(size.min() == 0 or size.min() < SMALLEST * size.max())

@@ -139,7 +139,7 @@ def mean_over(node: NodeProto, time: int) -> tuple[int, ...]:
         return (2, 3)
     if node.op_type == "ReduceMean":
         axes = tuple(sorted(axis % 4 for axis in attribute(node, "axes", [])))
-        kept = bool(attribute(node, "keepdims", 1)) and len(node.input) == 1
+        kept = attribute(node, "keepdims", 1) == 1 and len(node.input) == 1  # runtimes take any other number for 0
         return axes if kept and axes in ((2,), (2, 3)) else ()
     plain = not any(attribute(node, "pads", [])) and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
     return (2,) if plain and list(attribute(node, "kernel_shape", [])) == [time, 1] else ()

@@ -61,7 +61,7 @@ def test_why_there_is_no_plan(series, hop, words):
 def test_why_there_are_no_edges():
     found = plans_for(read_chain(build(reference(128))), 64)
     assert set(found.plans) == {"stateful"}
-    assert found.reasons["edges"] == "its short window would need 144 of 128 samples or more"
+    assert found.reasons["edges"] == "its short window needs 144 samples, and a window less one step of 64 has 64"
 
 
 def test_what_is_global_in_time_is_named():
@@ -89,4 +89,21 @@ def test_a_map_that_two_nodes_read_is_named():
         list(model.graph.node).index(node) + 1, helper.make_node("Add", ["plain", "g0"], ["r0"], name="residual")
     )
     with pytest.raises(NotIncremental, match="'g0': it is read by"):
+        read_chain(model)
+
+
+def test_a_bias_that_does_not_fit_is_named():
+    model = build(Network((Layer(3),), series=32, classes=4))
+    gemm = next(n for n in model.graph.node if n.op_type == "Gemm")
+    bias = next(t for t in model.graph.initializer if t.name == gemm.input[2])
+    bias.CopyFrom(numpy_helper.from_array(np.ones(3), bias.name))
+    with pytest.raises(NotIncremental, match=r"\(Gemm\): its bias of shape \[3\] is not one number for each class"):
+        read_chain(model)
+
+
+def test_a_pool_that_drops_its_axis_by_an_odd_number_is_not_followed():
+    model = build(Network((Layer(3),), series=32))
+    pool = next(n for n in model.graph.node if n.op_type == "ReduceMean")
+    next(a for a in pool.attribute if a.name == "keepdims").i = -4
+    with pytest.raises(NotIncremental, match="ReduceMean is neither local in time nor the mean over all of it"):
         read_chain(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sattn_edge.incremental import Plan, plans_for, read_chain, write_step
+from sattn_edge.incremental import Plan, plans_for, read_chain, step_graph, write_step
 from sattn_edge.incremental.plans import PLANS
 from tests.helpers_lowering import EXACT, Layer, Network, build, networks
 from tests.helpers_steps import evaluator, step_over
@@ -25,6 +26,7 @@ def largest_difference(network: Network, plan: Plan, *, streams: int = 1, window
     model, hop = build(network), plan.advance // plan.phases
     step = write_step(model, plan, streams)
     onnx.checker.check_model(step.model, full_check=True)
+    assert sum(state.begin.size for state in step.states) == streams * plan.state_values
     length = network.series + (windows - 1) * plan.advance + plan.phases * hop
     signal = np.random.default_rng(network.seed + 1).normal(size=(streams, length, network.modal))
     whole, steps = evaluator(model), evaluator(step.model)
@@ -62,6 +64,7 @@ def test_lengths_and_hops_that_do_not_divide(name, series, hop):
 
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("bands", [(1 << 14, 1 << 18), (0, 1 << 18), (0, 0)], ids=["band", "by time", "gathered"])
 @pytest.mark.parametrize(
     "layer",
     [
@@ -72,7 +75,9 @@ def test_lengths_and_hops_that_do_not_divide(name, series, hop):
     ],
     ids=["gate over both axes", "both axes and poolings", "maximum alone", "gate without time"],
 )
-def test_gates_of_every_kind(name, layer, streams):
+def test_gates_of_every_kind(name, layer, bands, streams, monkeypatch):
+    monkeypatch.setattr(step_graph, "_LARGE_BAND", bands[0])
+    monkeypatch.setattr(step_graph, "_LARGEST_BAND", bands[1])
     network = Network((layer, Layer(3)), series=64, modal=4, zero_scales=1)
     plan = plans_for(read_chain(build(network)), 8).plans[name]
     assert largest_difference(network, plan, streams=streams) <= EXACT
@@ -86,3 +91,11 @@ def test_a_column_too_few_is_seen():
     row = int(np.flatnonzero(groups[0])[0])
     groups[0, row], groups[-1, row] = 0.0, 1.0
     assert largest_difference(network, replace(plan, sums=replace(plan.sums, groups=groups))) > 1e-3
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_step_of_many_columns_does_not_grow_with_their_square(name):
+    """2048 new columns of the first map, whose gate as a matrix would be 4 million numbers."""
+    model = build(Network((Layer(2), Layer(2, attention_m=3)), series=16384, modal=2))
+    step = write_step(model, plans_for(read_chain(model), 4096).plans[name])
+    assert max(math.prod(tensor.dims) for tensor in step.model.graph.initializer) < 500_000
