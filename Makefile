@@ -35,6 +35,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/instrumentation.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/incremental.py --streams
 	$(BIN)/python benchmarks/clock.py
 	$(BIN)/python benchmarks/streams.py
 	$(BIN)/python benchmarks/false_alarms.py
