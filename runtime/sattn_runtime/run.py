@@ -161,6 +161,10 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
         engine.infer(model.golden.x[:1])
     hop = options.hop or model.contract.hop
     chosen = _plan(options, model, engine, hop)
+    if chosen.steps is not None:
+        warm = chosen.steps.stepper()
+        for _ in range(_WARM_UP):
+            warm.step(0)
     alone = options.tells_attention(engine) or chosen.steps is not None
     batch = fastest_batch(engine) if len(options.sources) > 1 and not alone else 1
     sources = _open_sources(options, model.contract, hop, recorder)
