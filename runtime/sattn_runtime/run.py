@@ -144,17 +144,7 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
     loaded = monotonic_ns()
     if opened.fell_back is not None:
         tell(f"note: running on the CPU in place of {options.backend}: {opened.fell_back}")
-    for note in engine.info.notes:
-        tell(f"note: {note}")
-    if options.journal_attention and engine.gates is None:
-        raise UsageError(
-            "--journal-attention", f"{model.name} does not give its attention", todo="export it with --attention-output"
-        )
-    if options.stream.monitor and model.statistics and not enough_windows(model.statistics):
-        tell(
-            f"note: {model.name} has statistics of {model.statistics.get('windows')} windows, too few to judge "
-            f"range and scale of the input; {FEWEST_WINDOWS} or more do"
-        )
+    _check_model(options, model, engine, tell)
     engine.infer(model.golden.x[:1])
     first = monotonic_ns()
     for _ in range(_WARM_UP):
@@ -187,6 +177,21 @@ def _open(options: RunOptions, recorder: Recorder, granted: Granted, tell: Calla
     )
     # The graph and its bytes are the engine's now; nothing here keeps the model.
     return _Opened(result, sources, _journal_head(model.name, result), model.statistics, chosen.steps)
+
+
+def _check_model(options: RunOptions, model: ModelFile, engine: Engine, tell: Callable[[str], None]) -> None:
+    """Tells what there is to know of it. Raises UsageError where it lacks what is asked for."""
+    for note in engine.info.notes:
+        tell(f"note: {note}")
+    if options.journal_attention and engine.gates is None:
+        raise UsageError(
+            "--journal-attention", f"{model.name} does not give its attention", todo="export it with --attention-output"
+        )
+    if options.stream.monitor and model.statistics and not enough_windows(model.statistics):
+        tell(
+            f"note: {model.name} has statistics of {model.statistics.get('windows')} windows, too few to judge "
+            f"range and scale of the input; {FEWEST_WINDOWS} or more do"
+        )
 
 
 def _plan(options: RunOptions, model: ModelFile, engine: Engine, hop: int) -> Chosen:
