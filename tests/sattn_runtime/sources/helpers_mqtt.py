@@ -73,6 +73,11 @@ class Broker:
             self._process.wait(20)
             self._process = None
 
+    @property
+    def partings(self) -> int:
+        """How many clients have said that they go, and everything before that, as far as the broker has read."""
+        return self._log.read_text().count("disconnected")
+
     def forget(self) -> None:
         """Loses every session, as a broker without persistence does."""
         (self._conf.parent / "mosquitto.db").unlink(missing_ok=True)

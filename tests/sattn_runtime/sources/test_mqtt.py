@@ -132,7 +132,7 @@ def test_what_an_earlier_run_was_done_with_is_dropped_within_a_message_too(opene
     assert again.counters == {"duplicates": 1}
 
 
-def test_what_is_drained_is_still_acknowledged(opened, publisher):
+def test_what_is_drained_is_still_acknowledged(broker, opened, publisher):
     source = opened()
     for seq in range(5):
         publisher.send(message(seq))
@@ -141,13 +141,16 @@ def test_what_is_drained_is_still_acknowledged(opened, publisher):
     while (item := source.read(0)) is not Signal.END:
         if isinstance(item, Chunk):
             source.acknowledge(item)
+    before = broker.partings
     source.close()
+    # A broker reads one packet of a connection at a time, and might take the next connection before them.
+    wait_until("the broker has read it", lambda: broker.partings > before)
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]
 
 
-def test_what_a_thread_read_to_the_end_is_still_acknowledged(opened, publisher):
+def test_what_a_thread_read_to_the_end_is_still_acknowledged(broker, opened, publisher):
     """With --queue the source is at its END long before the loop is done with what it gave."""
     source = opened()
     queued = QueuedSource(source, 1000, "oldest")
@@ -158,7 +161,10 @@ def test_what_a_thread_read_to_the_end_is_still_acknowledged(opened, publisher):
     queued._thread.join(10)
     for chunk in chunks(take(queued, 5)):
         queued.acknowledge(chunk)
+    before = broker.partings
     queued.close()
+    # A broker reads one packet of a connection at a time, and might take the next connection before them.
+    wait_until("the broker has read it", lambda: broker.partings > before)
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]
