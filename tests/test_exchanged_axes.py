@@ -29,11 +29,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return made
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    return Cli(capfd, monkeypatch)
-
-
 def record(folder: Path, name: str, signal: np.ndarray) -> Path:
     path = folder / f"{name}.npz"
     np.savez(path, signal=signal, fs=50.0, channels=[f"ch{i}" for i in range(4)])

@@ -18,15 +18,10 @@ from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_data import save_bundle
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import save_model
-from tests.helpers_run import Cli, Done, finish, lines_of, start
+from tests.helpers_run import Done, finish, lines_of, start
 
 HOP, WINDOW = 8, 16
 NAMES = ["c0", "c1"]
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -35,12 +35,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return calibrate_by_hand(save_model(tmp_path_factory.mktemp("calibrated"), window=32, modal=3))
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
-
-
 def remember(path: Path, form: str, options: EngineOptions = FP32) -> Path:
     subject = subject_of(load_model_file(path), request_of(options), VERSION)
     return default_store().remember(Manifest(subject, form, "told to", (), Measurement(1, 1, 1), "now"))

@@ -18,7 +18,6 @@ from sattn_runtime.attention import MOST_BINS, Moments, MomentView, sparkline, w
 from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import make_contract
 from tests.helpers_model import save_model
-from tests.helpers_run import Cli
 
 SERIES = 64
 LAYOUT = AttentionLayout((AttentionBlock("a", 32, 3, 0.0, 2.0), AttentionBlock("b", 16, 3, 0.0, 4.0)))
@@ -177,11 +176,6 @@ class TestTheStream:
         (decision,) = Stream(FakeEngine(CONTRACT, gates=LAYOUT), attention=True).push(samples)
         assert decision.label is None
         assert decision.attention is None
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -22,23 +22,13 @@ from sattn_runtime.timing import CALLS, time_in_turns
 from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_data import make_contract
 from tests.helpers_model import save_model
-from tests.helpers_run import Cli
 from tests.sattn_runtime.test_verify import add_to_class_1, change_weights
+
+pytestmark = pytest.mark.usefixtures("store")
 
 ROUNDS = 8
 QUICK = BuildOptions(rounds=ROUNDS)
 QUICK_INT8 = BuildOptions(engine=EngineOptions("int8"), rounds=ROUNDS)
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
 
 
 @pytest.fixture

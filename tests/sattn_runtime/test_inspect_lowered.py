@@ -11,12 +11,6 @@ from sattn_edge.lowering import FORMS, PRECISIONS
 from sattn_edge.model_file import load_model_file
 from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_model import logits_of, save_model
-from tests.helpers_run import Cli
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 @pytest.fixture

@@ -14,13 +14,7 @@ from sattn_runtime import inspect_model
 from tests.helpers_data import make_contract
 from tests.helpers_model import WIDE, golden_of, model_file, save_model, save_watch_model
 from tests.helpers_onnx import make_model
-from tests.helpers_run import Cli
 from tests.sattn_runtime.test_verify import add_to_class_1, change_weights
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 def test_the_page(cli, tmp_path):

@@ -19,19 +19,10 @@ from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_model import save_model
 from tests.helpers_run import Cli, Done, lines_of
 
+pytestmark = pytest.mark.usefixtures("store")
+
 WINDOW, HOP, MODAL = 128, 4, 2
 ROUNDS = 8
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from sattn_edge.engine_store import EngineStore
 from sattn_edge.errors import UnavailableError
 from sattn_runtime import store_report
 from sattn_runtime.store_report import as_data, as_text, prune, rows
-from tests.helpers_run import Cli
 from tests.helpers_store import manifest_of
 from tests.sattn_runtime.tensorrt.helpers_tensorrt import build_one, fake, save
 
@@ -40,11 +39,6 @@ def here(backend: str) -> Platform | None:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineStore:
     monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
     return EngineStore(tmp_path / "store")
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 def add(store: EngineStore, backend: str = "tensorrt", there: Platform = HERE, **request: object) -> Subject:

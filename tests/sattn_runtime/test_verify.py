@@ -18,12 +18,6 @@ from sattn_runtime.verify import GATE_TOLERANCES, TOLERANCES, as_text, verify, v
 from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_engine import BACKEND, add_backend
 from tests.helpers_model import GOLDEN_WINDOWS, save_model, save_watch_model
-from tests.helpers_run import Cli
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
 
 
 @pytest.fixture

@@ -29,17 +29,12 @@ from sattn_runtime.testing import FakeEngine
 from tests.helpers_data import ROOT, WATCH_TINY
 from tests.helpers_engine import BACKEND, FakeClock, add_backend
 from tests.helpers_model import save_model, save_watch_model
-from tests.helpers_run import Cli, finish, start
+from tests.helpers_run import finish, start
 from tests.sattn_runtime.bench.helpers_bench import board
 from tests.sattn_runtime.sources.helpers_serial import wait_until
 
 FAST = ("--windows", "20", "--speed", "500")
 replace = msgspec.structs.replace
-
-
-@pytest.fixture
-def cli(capfd, monkeypatch):
-    return Cli(capfd, monkeypatch)
 
 
 @pytest.fixture(scope="module")

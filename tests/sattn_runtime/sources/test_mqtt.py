@@ -132,6 +132,16 @@ def test_what_an_earlier_run_was_done_with_is_dropped_within_a_message_too(opene
     assert again.counters == {"duplicates": 1}
 
 
+def part(broker, source) -> None:
+    """Lets a source go, and waits until the broker has read what it said.
+
+    A broker reads one packet of a connection at a time, and might take the next connection before them.
+    """
+    before = broker.partings
+    source.close()
+    wait_until("the broker has read it", lambda: broker.partings > before)
+
+
 def test_what_is_drained_is_still_acknowledged(broker, opened, publisher):
     source = opened()
     for seq in range(5):
@@ -141,10 +151,7 @@ def test_what_is_drained_is_still_acknowledged(broker, opened, publisher):
     while (item := source.read(0)) is not Signal.END:
         if isinstance(item, Chunk):
             source.acknowledge(item)
-    before = broker.partings
-    source.close()
-    # A broker reads one packet of a connection at a time, and might take the next connection before them.
-    wait_until("the broker has read it", lambda: broker.partings > before)
+    part(broker, source)
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]
@@ -161,10 +168,7 @@ def test_what_a_thread_read_to_the_end_is_still_acknowledged(broker, opened, pub
     queued._thread.join(10)
     for chunk in chunks(take(queued, 5)):
         queued.acknowledge(chunk)
-    before = broker.partings
-    queued.close()
-    # A broker reads one packet of a connection at a time, and might take the next connection before them.
-    wait_until("the broker has read it", lambda: broker.partings > before)
+    part(broker, queued)
     publisher.send(message(5))
     publisher.flush()
     assert numbers(take(opened(), 1)) == [5]

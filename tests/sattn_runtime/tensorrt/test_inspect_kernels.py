@@ -40,11 +40,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return calibrate_by_hand(made, int8=convs[1:])
 
 
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
-
-
 def kernels(cli: Cli, path: Path, *args: str) -> Done:
     return cli("sattn-inspect", path, "--kernels", *args)
 

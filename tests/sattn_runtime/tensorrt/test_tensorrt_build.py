@@ -20,6 +20,8 @@ from tests.helpers_device import calls
 from tests.helpers_model import logits_of
 from tests.sattn_runtime.tensorrt.helpers_tensorrt import RELEASES, ROUNDS, build_one, fake, save
 
+pytestmark = pytest.mark.usefixtures("store")
+
 # Each form has nodes that no other has: what the fake tells them apart by.
 NODE = {"gemm": "normalised.rows", "taps": "attention.slice", "composed": "attention.composed"}
 
@@ -27,12 +29,6 @@ NODE = {"gemm": "normalised.rows", "taps": "attention.slice", "composed": "atten
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
 
 
 @pytest.fixture

@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 
 from tests.helpers_device import calls
-from tests.helpers_run import Cli, lines_of
+from tests.helpers_run import lines_of
 from tests.sattn_runtime.tensorrt.helpers_tensorrt import build_one, fake, save
 
-
-@pytest.fixture
-def cli(capfd, monkeypatch) -> Cli:
-    return Cli(capfd, monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SATTN_EDGE_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture(scope="module")
