@@ -26,6 +26,9 @@ def _bench(
     ] = None,
     threads: Annotated[str, typer.Option(help="Threads for one inference; one or more: 1,2.")] = "1",
     attention: Attention = "auto",
+    incremental: Annotated[
+        str, typer.Option(help="Plan for overlapping windows, as for sattn-run; one or more: off,edges,stateful.")
+    ] = "auto",
     mode: Annotated[str, typer.Option(help="paced at the sensor's rate, back-to-back, or both.")] = "both",
     seconds: Annotated[float, typer.Option(help="For each combination and mode.")] = 10.0,
     windows: Annotated[int | None, typer.Option(help="So many windows for each, in place of --seconds.")] = None,
@@ -64,6 +67,7 @@ def _bench(
         hops=() if hop is None else o.parse_numbers("--hop", hop),
         threads=o.parse_numbers("--threads", threads),
         attention=attention,
+        incremental=o.parse_words("--incremental", incremental),
         modes=o.parse_modes(mode),
         seconds=seconds,
         windows=windows,

@@ -22,15 +22,13 @@ from sattn_edge.errors import UsageError, did_you_mean
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import lower_step, plans_of
-from sattn_edge.incremental.plans import PLANS
 from sattn_edge.lowering import Target, lower
 from sattn_edge.text import millions
+from sattn_runtime.plan_names import AUTO, INCREMENTAL, OFF
 
 if TYPE_CHECKING:
     from sattn_edge.model_file import ModelFile
 
-AUTO, OFF = "auto", "off"
-INCREMENTAL = (AUTO, OFF, *PLANS)
 CLEARLY_LESS = 0.6
 """Steps are taken unmeasured where they are at most so much of the whole window's work."""
 NODE_WORK = 75_000

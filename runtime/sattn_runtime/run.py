@@ -25,6 +25,7 @@ from sattn_runtime.merged import MergedSources
 from sattn_runtime.monitor_limits import FEWEST_WINDOWS, enough_windows
 from sattn_runtime.observer import Observer
 from sattn_runtime.overload import QueuedSource, check_queue
+from sattn_runtime.plan_names import AUTO, OFF
 from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
 from sattn_runtime.resume import StoppedReadingError
@@ -196,7 +197,7 @@ def _check_model(options: RunOptions, model: ModelFile, engine: Engine, tell: Ca
 
 def _plan(options: RunOptions, model: ModelFile, engine: Engine, hop: int) -> Chosen:
     """How windows are inferred: only whole ones give their attention."""
-    from sattn_runtime.plans import AUTO, OFF, choose_plan
+    from sattn_runtime.plans import choose_plan
 
     asked = options.incremental
     if options.tells_attention(engine) and asked != OFF:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic_ns, sleep
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from sattn_runtime.sources.base import Chunk
 from sattn_runtime.stop import Stop
 from sattn_runtime.stream import Stream
 
+if TYPE_CHECKING:
+    from sattn_edge.incremental.engine import StepEngine
+
 _NS = 1_000_000_000
 _NAP_S = 0.25  # the longest sleep before a stop is looked for: a hop may take minutes
 Spent = tuple[int, ...]
@@ -31,8 +35,8 @@ Spent = tuple[int, ...]
 class _Single:
     """One sensor: what `sattn-run` does."""
 
-    def __init__(self, engine: Engine, hop: int) -> None:
-        self._stream = Stream(engine, hop)
+    def __init__(self, engine: Engine, hop: int, steps: StepEngine | None) -> None:
+        self._stream = Stream(engine, hop, steps=steps)
 
     def process(self, chunk: Chunk) -> Iterator[Spent]:
         """The stages up to the decision, in ns, of every window the chunk completes."""
@@ -95,6 +99,7 @@ class Lane:
         samples: float32 [n, modal], sent round and round.
         period_ns: from sample to sample at the pace of the run.
         deadline_ns: a window that takes longer is a miss.
+        steps: what infers the windows by what each adds, None for whole ones.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Lane:
         samples: NDArray[np.float32],
         period_ns: float,
         deadline_ns: int,
+        steps: StepEngine | None = None,
     ) -> None:
         self.configuration, self.mode, self.engine = configuration, mode, engine
         self.latency = Latency(deadline_ns)
@@ -113,7 +119,7 @@ class Lane:
         self._feed = Feed(samples, max(hop, window))
         self._period_ns = period_ns
         single = configuration.batch == 1
-        self._streams = _Single(engine, hop) if single else _Batched(engine, hop, configuration.batch)
+        self._streams = _Single(engine, hop, steps) if single else _Batched(engine, hop, configuration.batch)
         self._pass_by(window)  # from here on every hop completes a window
 
     @property

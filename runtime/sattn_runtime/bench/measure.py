@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +31,11 @@ from sattn_runtime.bench.results import Bench, Cold, engine_row
 from sattn_runtime.bench.summary import Run, Setting, summarise
 from sattn_runtime.bench.tegrastats_meter import Meter, meter
 from sattn_runtime.doctor.tree import Tree
+from sattn_runtime.plan_names import OFF
 from sattn_runtime.stop import Stop
+
+if TYPE_CHECKING:
+    from sattn_runtime.plans import Chosen
 
 _WARM_UP = 8
 _NS = 1_000_000_000
@@ -97,9 +103,7 @@ def bench(
             one.engine.close()
     if like is None:
         return result
-    from msgspec.structs import replace
-
-    return replace(result, comparison=compare(result, like[1], like[0]))
+    return msgspec.structs.replace(result, comparison=compare(result, like[1], like[0]))
 
 
 def _lanes(
@@ -110,15 +114,27 @@ def _lanes(
 ) -> list[Lane]:
     """A lane for each configuration and mode, warm; `opened` takes the engines, which configurations share."""
     period_ns = _NS / (model.contract.rate_hz * options.speed)
-    lanes = []
+    lanes: list[Lane] = []
     for configuration in configurations(options, model.contract):
         engine = _engine(configuration, options, model, opened)
+        chosen = _choose(configuration, options, model, engine)
+        configuration = replace(configuration, plan=chosen.plan)
+        if any(lane.configuration == configuration for lane in lanes):
+            continue  # two ways to ask for one plan
         hop_ns = configuration.hop * period_ns
         deadline_ns = round(hop_ns if options.deadline_ms is None else options.deadline_ms * 1e6)
         for mode in options.modes:
-            lanes.append(Lane(configuration, mode, engine, samples, period_ns, deadline_ns))
+            lanes.append(Lane(configuration, mode, engine, samples, period_ns, deadline_ns, chosen.steps))
             lanes[-1].warm_up(_WARM_UP)
     return lanes
+
+
+def _choose(configuration: Configuration, options: BenchOptions, model: ModelFile, engine: Engine) -> Chosen:
+    """How windows are inferred: those of several sensors in one call are whole."""
+    from sattn_runtime.plans import choose_plan
+
+    asked = configuration.plan if configuration.batch == 1 else OFF
+    return choose_plan(model, engine.info, options.attention, configuration.hop, asked)
 
 
 def _engine(

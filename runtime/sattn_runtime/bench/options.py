@@ -10,6 +10,7 @@ from typing import Literal
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, DEFAULT_PRECISION
 from sattn_edge.errors import UsageError, did_you_mean
+from sattn_runtime.plan_names import INCREMENTAL, PLANS
 
 Mode = Literal["paced", "back-to-back"]
 MODES: tuple[Mode, ...] = ("paced", "back-to-back")
@@ -23,6 +24,8 @@ _MOST_BATCH = 1024  # each sensor has a ring of its own
 class BenchOptions:
     """What to measure. Lists make every combination; hop () is the contract's.
 
+    incremental: how overlapping windows of one sensor are inferred, as for sattn-run; those of a batch are whole.
+
     seconds: for each configuration and mode; windows: so many in place of it. speed: pace of the sensor, 1.0 is real
     time. data: `windows.npz` or a recording, None the golden windows. deadline_ms: None is one hop at that pace.
     max_p99_ms: what `check_budget` allows. root: where the device's files are read, `/` but in tests.
@@ -35,6 +38,7 @@ class BenchOptions:
     hops: tuple[int, ...] = ()
     threads: tuple[int, ...] = (1,)
     attention: str = "auto"
+    incremental: tuple[str, ...] = ("auto",)
     modes: tuple[Mode, ...] = MODES
     seconds: float = SECONDS
     windows: int | None = None
@@ -47,19 +51,24 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to run the model file. batch: sensors in step, whose windows go to the engine in one call."""
+    """One way to run the model file. batch: sensors in step, whose windows go to the engine in one call.
+
+    plan: how windows are inferred, as asked for, and once the engine is there as it is: full, edges or stateful.
+    """
 
     backend: str
     precision: str
     batch: int
     hop: int
     threads: int
+    plan: str = "auto"
 
     @property
     def name(self) -> str:
-        """`onnxruntime int8, batch 4, hop 50, 2 threads`."""
+        """`onnxruntime int8, batch 4, hop 50, 2 threads`, and the plan where it is none of whole windows."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{self.backend} {self.precision}, batch {self.batch}, hop {self.hop}, {threads}"
+        steps = f", {self.plan}" if self.plan in PLANS else ""
+        return f"{self.backend} {self.precision}, batch {self.batch}, hop {self.hop}, {threads}{steps}"
 
 
 def check(options: BenchOptions) -> None:
@@ -78,15 +87,25 @@ def check(options: BenchOptions) -> None:
             raise UsageError(name, f"got {limit:g}", "milliseconds, above 0")
     if options.windows is not None and options.windows < 1:
         raise UsageError("--windows", f"got {options.windows}", "1 or more")
+    _check_plans(options)
     many = len(configurations(options, 1))
     if many > _MOST_CONFIGURATIONS:
         raise UsageError("sattn-bench", f"{many} configurations", f"at most {_MOST_CONFIGURATIONS}", "ask for fewer")
 
 
+def _check_plans(options: BenchOptions) -> None:
+    for word in options.incremental:
+        if word not in INCREMENTAL:
+            raise UsageError("--incremental", f"got '{word}'", did_you_mean(word, INCREMENTAL))
+        if word in PLANS and max(options.batches) > 1:
+            raise UsageError(f"--incremental {word}", f"got --batch {max(options.batches)}", "one sensor at a time")
+
+
 def configurations(options: BenchOptions, contract: Contract | int) -> tuple[Configuration, ...]:
     """Every combination, each once, in the order they were asked for; `contract` gives the hop where none is named."""
     usual = contract if isinstance(contract, int) else contract.hop
-    rows = product(options.backends, options.precisions, options.batches, options.hops or (usual,), options.threads)
+    hops = options.hops or (usual,)
+    rows = product(options.backends, options.precisions, options.batches, hops, options.threads, options.incremental)
     return tuple(dict.fromkeys(Configuration(*row) for row in rows))
 
 
