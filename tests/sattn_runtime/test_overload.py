@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from sattn_edge.errors import RecordingError, UsageError
 from sattn_runtime import Stream
 from sattn_runtime.overload import Lost, OverloadQueue, QueuedSource
-from sattn_runtime.sources.base import Chunk, Signal, StreamStart
+from sattn_runtime.sources.base import Chunk, Item, Signal, StreamStart
 from sattn_runtime.testing import FakeEngine, ListSource
 from tests.helpers_data import make_contract
 from tests.helpers_run import Cli
+from tests.sattn_runtime.helpers_numbered import numbered
 
 WINDOW = 8
 
@@ -176,3 +177,26 @@ def test_on_the_command_line(capfd, monkeypatch, tmp_path):
     assert done.json["samples"]["in"] == 200
     wrong = cli("sattn-run", model, source, "--queue", "0")
     assert (wrong.code, "--queue: got 0" in wrong.err) == (2, True)
+
+
+def test_what_a_full_queue_drops_is_acknowledged():
+    """It was the user's wish to lose it: it must not come again."""
+
+    class Source(ListSource):
+        def __init__(self, items: list[Item | Exception]) -> None:
+            super().__init__(items)
+            self.done: list[int] = []
+            self.counters = {"bad_lines": 2}
+
+        def acknowledge(self, chunk: Chunk) -> None:
+            assert chunk.sequence is not None
+            self.done.append(int(chunk.sequence[0]))
+
+    source = Source([StreamStart("imu"), *(numbered(10 * i, 10) for i in range(6))])
+    queued = QueuedSource(source, 20, "oldest")
+    while queued.queue.dropped < 40:
+        pass
+    assert source.done == [0, 10, 20, 30]
+    assert queued.counters == {"bad_lines": 2}
+    assert callable(queued.acknowledge)
+    assert not hasattr(QueuedSource(ListSource([]), 20, "oldest"), "acknowledge")

@@ -26,6 +26,7 @@ else:
     import tomli as tomllib
 
 POWER = ROOT / "tests" / "data" / "board_power"
+FAST = ("--windows", "20", "--speed", "500")  # of a run by the command
 
 
 def board(name: str, folder: Path) -> Tree:

@@ -164,3 +164,9 @@ def test_times_that_can_not_be_read_are_not_told(tmp_path, text):
     tree = board("orin-nano", tmp_path)
     write(tree, "proc/stat", text)
     assert read_context(tree).busy_s is None
+
+
+def test_this_machine_is_not_called_stable_without_reason(kept):
+    """Whatever it is: the verdict follows from what is told."""
+    said = kept.stability
+    assert said.stable is (False if said.reasons else None if "CPU clocks" in said.not_told else True)

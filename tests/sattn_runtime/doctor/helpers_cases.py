@@ -10,6 +10,7 @@ from sattn_runtime.doctor import Diagnosis, Finding, examine
 from sattn_runtime.doctor.probe import Gpu, Interpreter, Module, Probe, StoreFolder
 from tests.sattn_runtime.doctor.helpers_boards import plant
 
+DESKTOP = "rtx-desktop"
 VENV = Interpreter((3, 10, 12), "/opt/sattn", venv=True, system_packages=True)
 # A JetPack 6 board on which everything is well.
 WELL = Probe(

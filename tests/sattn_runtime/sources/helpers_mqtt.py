@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
+from sattn_runtime.sources.base import Chunk, Item, Signal, SourceOptions
+from tests.helpers_data import make_contract
+
 TOPIC = "site/imu"
+CONTRACT = make_contract(("c0", "c1"), rate_hz=50.0, units=("g", "g"))
+OPTIONS = SourceOptions(None, 8, 4, reconnect_s=10.0)
 
 
 def mosquitto_program() -> str:
@@ -155,3 +160,44 @@ class SlowBroker:
             socket.create_connection(("127.0.0.1", self.port), 1).close()
         self._thread.join(5)
         self._listener.close()
+
+
+def message(seq: int | None, rows: int = 1) -> dict[str, Any]:
+    first = 0 if seq is None else seq
+    samples = [[first + i, -(first + i)] for i in range(rows)]
+    return {"samples": samples} if seq is None else {"seq": seq, "t": seq / 50, "samples": samples}
+
+
+def take(source: Any, samples: int, wait_s: float = 10.0) -> list[Item]:
+    """Items until so many samples came, or no more do."""
+    found: list[Item] = []
+    deadline = time.monotonic() + wait_s
+    while sum(len(i.samples) for i in found if isinstance(i, Chunk)) < samples and time.monotonic() < deadline:
+        item = source.read(0.1)
+        if item is Signal.END:
+            break
+        if item is not Signal.NOTHING:
+            found.append(item)
+    return found
+
+
+def quiet(source: Any) -> None:
+    assert source.read(0.5) is Signal.NOTHING
+
+
+def chunks(items: list[Item]) -> list[Chunk]:
+    return [item for item in items if isinstance(item, Chunk)]
+
+
+def numbers(items: list[Item]) -> list[int]:
+    return [int(n) for chunk in chunks(items) if chunk.sequence is not None for n in chunk.sequence]
+
+
+def firsts(items: list[Item]) -> list[float]:
+    return [float(v) for chunk in chunks(items) for v in chunk.samples[:, 0]]
+
+
+def let_go(source: Any) -> None:
+    """Ends a source as a kill would: nothing of what it holds is acknowledged."""
+    source.close()
+    source.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sattn_edge.engine_manifest import Request
+from sattn_edge.engine_manifest import Candidate, Request
 from sattn_edge.model_file import ModelFile, load_model_file
 from sattn_runtime.build import Built
 from sattn_runtime.tensorrt.build import TensorRTBuild, build
@@ -20,8 +20,8 @@ API = ROOT / "tests" / "data" / "tensorrt_api.json"
 RELEASES = ("8.6.1", "10.3.0", "10.7.0", "10.13.3.9", "11.0.0.114", "11.4.0.106")
 RTX_RELEASE = "1.7.1.116"
 ROUNDS = 4
-# What tells the forms apart in the fake: names of nodes that only one of them has.
-ONLY = {"gemm": ".rows"}
+# Each form has nodes that no other has: what the fake tells them apart by.
+NODE = {"gemm": "normalised.rows", "taps": "attention.slice", "composed": "attention.composed"}
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, **config: Any) -> Path | None:
@@ -45,3 +45,9 @@ def build_one(
     request = Request(backend, precision, attention, **of_request)
     options = TensorRTBuild(request, **{"rounds": ROUNDS, **rest})
     return build(model, options, watcher=more.get("watcher"))
+
+
+def candidate(built: Built, form: str, precision: str = "fp32") -> Candidate:
+    """The one of a form and precision among those that were tried."""
+    (row,) = (c for c in built.manifest.candidates if (c.form, c.precision) == (form, precision))
+    return row
