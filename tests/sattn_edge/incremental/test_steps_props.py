@@ -83,6 +83,15 @@ def test_gates_of_every_kind(name, layer, bands, streams, monkeypatch):
     assert largest_difference(network, plan, streams=streams) <= EXACT
 
 
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("hop", [2, 4, 10])
+def test_columns_that_see_padding_alone(name, hop):
+    """They could be had before the signal begins, when no step is taken yet."""
+    network = Network((Layer(3, stride=1, pad=6), Layer(4, kernel=2, pad=4)), series=40, modal=2)
+    plan = plans_for(read_chain(build(network)), hop).plans[name]
+    assert largest_difference(network, plan) <= EXACT
+
+
 def test_a_column_too_few_is_seen():
     """The check can fail: a plan that takes one deviating column for a steady one gives other logits."""
     network = Network((Layer(3), Layer(4)), series=64, modal=2)
