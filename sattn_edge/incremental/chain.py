@@ -328,7 +328,8 @@ class _Reader:
 
 
 def _elementwise(op_type: str, norm: NodeProto) -> NodeProto:
-    return NodeProto(op_type=op_type, name=f"{norm.name}.{op_type.lower()}", input=["", ""], output=[norm.output[0]])
+    name = f"{norm.name or norm.output[0]}.{op_type.lower()}"
+    return NodeProto(op_type=op_type, name=name, input=["", ""], output=[norm.output[0]])
 
 
 def _label(node: NodeProto) -> str:

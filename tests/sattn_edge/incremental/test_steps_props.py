@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from sattn_edge.incremental import Plan, plans_for, read_chain, step_graph, write_step
 from sattn_edge.incremental.plans import PLANS
@@ -90,6 +91,34 @@ def test_columns_that_see_padding_alone(name, hop):
     network = Network((Layer(3, stride=1, pad=6), Layer(4, kernel=2, pad=4)), series=40, modal=2)
     plan = plans_for(read_chain(build(network)), hop).plans[name]
     assert largest_difference(network, plan) <= EXACT
+
+
+def with_names_of_ours(model: onnx.ModelProto) -> None:
+    """Nodes and a number that are called what a step calls its own."""
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.name = "sum"
+    relu.op_type = "Mul"
+    relu.input.append("samples")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.7), "samples"))
+
+
+def without_names(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.name = ""
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("change", [with_names_of_ours, without_names], ids=lambda c: c.__name__)
+def test_graphs_written_in_other_ways(name, change, monkeypatch):
+    network = Network((Layer(3), Layer(4)), series=64, modal=2)
+    model = build(network)
+    change(model)
+    onnx.checker.check_model(model, full_check=True)
+    monkeypatch.setattr(f"{__name__}.build", lambda _: model)
+    step = write_step(model, plans_for(read_chain(model), 8).plans[name])
+    names = [node.name for node in step.model.graph.node if node.name]
+    assert len(set(names)) == len(names)  # or ONNX Runtime refuses it
+    assert largest_difference(network, step.plan) <= EXACT
 
 
 def test_a_column_too_few_is_seen():
