@@ -22,12 +22,12 @@ traffic of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sattn_edge.graph import Graph
 from sattn_edge.incremental.chain import Layer, Pointwise
@@ -86,7 +86,16 @@ def write_step(model: ModelProto, plan: Plan, streams: int = 1, integers: Collec
     made.ClearField("metadata_props")
     del made.graph.node[:], made.graph.value_info[:], made.functions[:]
     made.graph.node.extend(plan.chain.rest)  # so that their names stay theirs
+    made.graph.initializer.extend(_held_by_nodes(plan.chain.graph))
     return _StepWriter(made, plan, streams, integers).write()
+
+
+def _held_by_nodes(graph: Graph) -> Iterator[TensorProto]:
+    """What Constant nodes hold, as initializers."""
+    for node in graph.proto.node:
+        value = graph.constant(node.output[0]) if node.op_type == "Constant" else None
+        if value is not None:
+            yield numpy_helper.from_array(value, node.output[0])
 
 
 class _StepWriter:

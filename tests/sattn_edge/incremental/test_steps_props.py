@@ -10,7 +10,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from sattn_edge.incremental import Plan, plans_for, read_chain, step_graph, write_step
 from sattn_edge.incremental.plans import PLANS
@@ -93,6 +93,28 @@ def test_columns_that_see_padding_alone(name, hop):
     assert largest_difference(network, plan) <= EXACT
 
 
+def with_numbers_in_nodes(model: onnx.ModelProto) -> None:
+    """A Clip whose bounds, and an addition to the logits whose operand, are Constant nodes."""
+    nodes = model.graph.node
+    relu = next(node for node in nodes if node.op_type == "Relu")
+    relu.op_type = "Clip"
+    relu.input.extend(["low", "high"])
+    nodes[-1].output[0] = "plain"
+    nodes.append(helper.make_node("Add", ["plain", "offset"], ["logits"], "add offset"))
+    for name, value in (("low", -0.5), ("high", 0.5), ("offset", 3.0)):
+        number = numpy_helper.from_array(np.array(value))
+        nodes.insert(0, helper.make_node("Constant", [], [name], f"make {name}", value=number))
+
+
+def with_numbers_computed(model: onnx.ModelProto) -> None:
+    """An addition to the logits whose operand is made by nodes of its own."""
+    nodes = model.graph.node
+    nodes[-1].output[0] = "plain"
+    nodes.append(helper.make_node("Add", ["plain", "offset"], ["logits"], "add offset"))
+    nodes.insert(0, helper.make_node("Exp", ["exponent"], ["offset"], "make offset"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0.5]), "exponent"))
+
+
 def with_names_of_ours(model: onnx.ModelProto) -> None:
     """Nodes and a number that are called what a step calls its own."""
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
@@ -108,7 +130,11 @@ def without_names(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("change", [with_names_of_ours, without_names], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "change",
+    [with_numbers_in_nodes, with_numbers_computed, with_names_of_ours, without_names],
+    ids=lambda c: c.__name__,
+)
 def test_graphs_written_in_other_ways(name, change, monkeypatch):
     network = Network((Layer(3), Layer(4)), series=64, modal=2)
     model = build(network)
