@@ -18,7 +18,7 @@ from sattn_edge.engine import EngineInfo, EngineOptions
 from sattn_edge.engine_manifest import FULL, IncrementalChoice, subject_of
 from sattn_edge.engine_onnxruntime import BACKEND, VERSION, request_of
 from sattn_edge.engine_store import default_store
-from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.errors import ModelFileError, UsageError, did_you_mean
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import lower_step, plans_of
@@ -76,7 +76,12 @@ def choose_plan(model: ModelFile, info: EngineInfo, attention: str, hop: int, as
     if info.backend != BACKEND:
         return Chosen(FULL, f"{info.backend} runs whole windows")
     plan, reason = _measured(model, options, hop) or counted(model, options, hop)
-    return Chosen(plan, reason, None if plan == FULL else open_steps(model, plan, hop, BACKEND, options))
+    if plan == FULL:
+        return Chosen(FULL, reason)
+    try:
+        return Chosen(plan, reason, open_steps(model, plan, hop, BACKEND, options))
+    except (ModelFileError, UsageError) as error:  # nobody asked for steps, and whole windows are always right
+        return Chosen(FULL, f"{plan} can't be run: {error}")
 
 
 def _measured(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sattn_edge.engine import EngineInfo, EngineOptions
-from sattn_edge.errors import UnavailableError
+from sattn_edge.errors import UnavailableError, UsageError
 from sattn_edge.incremental.lower_step import plans_of
 from sattn_edge.model_file import load_model_file
 from sattn_runtime import plan_build, plans
@@ -183,6 +183,19 @@ def test_a_stream_gets_no_large_states_unasked(tmp_path, monkeypatch):
     assert plan == "full"
     assert reason.startswith("a stream's states would be ")
     assert chosen(path, hop=8, asked="stateful")[0] == "stateful"
+
+
+def test_steps_nobody_asked_for_end_no_run(model, monkeypatch):
+    """A plan that can't be opened, such as one that an earlier version measured, leaves whole windows."""
+
+    def refuse(*_):
+        raise UsageError("plan 'edges'", "the network has none")
+
+    monkeypatch.setattr(plans, "counted", lambda *_: ("edges", "counted"))
+    monkeypatch.setattr(plans, "open_steps", refuse)
+    assert chosen(model) == ("full", "edges can't be run: plan 'edges': the network has none")
+    with pytest.raises(UsageError, match="the network has none"):
+        chosen(model, asked="edges")
 
 
 def test_other_backends_run_whole_windows(model):
