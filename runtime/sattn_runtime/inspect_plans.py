@@ -38,7 +38,7 @@ def _plan(plan: Plan, of: Plans) -> dict[str, Any]:
         "samples": plan.samples,
         "multiply_adds": plan.multiply_adds,
         "ratio": plan.multiply_adds / of.full_multiply_adds,
-        "state_bytes": plan.state_values * plan.phases * plan.chain.dtype.itemsize,
+        "state_bytes": plan.state_bytes,
     }
 
 

@@ -18,7 +18,7 @@ from sattn_edge.engine import EngineInfo, EngineOptions
 from sattn_edge.engine_manifest import FULL, IncrementalChoice, subject_of
 from sattn_edge.engine_onnxruntime import BACKEND, VERSION, request_of
 from sattn_edge.engine_store import default_store
-from sattn_edge.errors import UsageError, did_you_mean
+from sattn_edge.errors import ModelFileError, UsageError, did_you_mean
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import lower_step, plans_of
@@ -35,6 +35,10 @@ NODE_WORK = 75_000
 """Multiply-adds in FP32 that take about as long as a node takes to start: 1.5 us at 50 of them a ns."""
 INT8_WORK = 1 / 3
 """What a multiply-add of integers takes, in those of FP32."""
+HISTORY_WORK = 80
+"""What a number of the sums that are kept takes, which every step moves twice and weighs: 1.6 ns."""
+LARGEST_STATES = 16 * 1024 * 1024
+"""Bytes of states that a stream gets without having been asked for them or measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +74,12 @@ def choose_plan(model: ModelFile, info: EngineInfo, attention: str, hop: int, as
     if info.backend != BACKEND:
         return Chosen(FULL, f"{info.backend} runs whole windows")
     plan, reason = _measured(model, options, hop) or counted(model, options, hop)
-    return Chosen(plan, reason, None if plan == FULL else open_steps(model, plan, hop, BACKEND, options))
+    if plan == FULL:
+        return Chosen(FULL, reason)
+    try:
+        return Chosen(plan, reason, open_steps(model, plan, hop, BACKEND, options))
+    except (ModelFileError, UsageError) as error:  # nobody asked for steps, and whole windows are always right
+        return Chosen(FULL, f"{plan} can't be run: {error}")
 
 
 def _measured(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str] | None:
@@ -89,19 +98,25 @@ def counted(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, st
         return FULL, str(found)
     if not found.plans:
         return FULL, next(iter(found.reasons.values()))
+    plans = {name: plan for name, plan in found.plans.items() if plan.state_bytes <= LARGEST_STATES}
+    if not plans:
+        least = min(plan.state_bytes for plan in found.plans.values()) / 2**20
+        return FULL, f"a stream's states would be {least:,.0f} MiB, unasked for at most {LARGEST_STATES / 2**20:.0f}"
     placement = placement_of(model, BACKEND) if options.precision == "int8" else None
     target = Target("onnxruntime", None, options.precision, placement=placement)
     each = INT8_WORK if options.precision == "int8" else 1.0
     whole = each * found.full_multiply_adds + NODE_WORK * _nodes(lower(model.proto, target).model)
     work = {
-        name: each * plan.multiply_adds + NODE_WORK * _nodes(lower_step(model.proto, hop, name, target).model)
-        for name, plan in found.plans.items()
+        name: each * plan.multiply_adds
+        + HISTORY_WORK * plan.history_values
+        + NODE_WORK * _nodes(lower_step(model.proto, hop, name, target).model)
+        for name, plan in plans.items()
     }
     best = min(work, key=lambda name: work[name])
     part = work[best] / whole
     if part > CLEARLY_LESS:
         return FULL, f"counted: {best} would be {part:.2f} of a whole window's work; sattn-build measures it"
-    adds = millions(found.plans[best].multiply_adds)
+    adds = millions(plans[best].multiply_adds)
     return best, f"counted: {part:.2f} of a whole window's work ({adds} multiply-adds a window)"
 
 

@@ -318,17 +318,20 @@ class _Reader:
         return int(self._graph.shapes[self._graph.proto.input[0].name][3] or 1)
 
     def _rest(self) -> tuple[NodeProto, ...]:
-        """The nodes behind the product, in order."""
-        known, rest = {self._value}, []
-        for node in self._graph.proto.node:
-            if id(node) in self._wanted and any(name in known for name in node.input):
-                known.update(node.output)
-                rest.append(node)
-        return tuple(rest)
+        """The nodes between the product and the logits, in order, with what computes their constants."""
+        found, values = set[int](), [self._graph.proto.output[0].name]
+        while values:
+            name = values.pop()
+            node = self._graph.producers.get(name)
+            if name != self._value and node is not None and self._graph.constant(name) is None:
+                found.add(id(node))
+                values.extend(node.input)
+        return tuple(node for node in self._graph.proto.node if id(node) in found)
 
 
 def _elementwise(op_type: str, norm: NodeProto) -> NodeProto:
-    return NodeProto(op_type=op_type, name=f"{norm.name}.{op_type.lower()}", input=["", ""], output=[norm.output[0]])
+    name = f"{norm.name or norm.output[0]}.{op_type.lower()}"
+    return NodeProto(op_type=op_type, name=name, input=["", ""], output=[norm.output[0]])
 
 
 def _label(node: NodeProto) -> str:

@@ -111,6 +111,6 @@ def soonest(taps: Sequence[int], before: Extent, advance: int, aheads: Sequence[
 
     taps: what it reads of the map before, whose own columns at the start are computed `aheads` steps before.
     """
-    known = [before.frontier // advance]  # where it reads padding alone
-    known += [aheads[tap] if tap < before.left else (before.frontier - 1 - tap) // advance for tap in taps if tap >= 0]
-    return min(known)
+    known = [aheads[tap] if tap < before.left else (before.frontier - 1 - tap) // advance for tap in taps if tap >= 0]
+    # Padding alone is known at any time, but no step is taken before there are samples: with the first steady column.
+    return min(known, default=(before.frontier - 1 - before.left) // advance)

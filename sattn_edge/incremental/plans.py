@@ -83,6 +83,16 @@ class Plan:
         """Steps before the first window of a phase completes that its logits depend on."""
         return self.sums.history if self.name == "edges" else -(-self.chain.series // self.advance)
 
+    @property
+    def history_values(self) -> int:
+        """Numbers of the sums that are kept, of one phase."""
+        return self.sums.history * len(self.sums.groups) * len(self.chain.head)
+
+    @property
+    def state_bytes(self) -> int:
+        """What a stream keeps from step to step, in the graph's own float type."""
+        return self.state_values * self.phases * self.chain.dtype.itemsize
+
 
 @dataclass(frozen=True, eq=False)
 class Plans:

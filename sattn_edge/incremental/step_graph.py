@@ -22,12 +22,12 @@ traffic of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sattn_edge.graph import Graph
 from sattn_edge.incremental.chain import Layer, Pointwise
@@ -86,7 +86,16 @@ def write_step(model: ModelProto, plan: Plan, streams: int = 1, integers: Collec
     made.ClearField("metadata_props")
     del made.graph.node[:], made.graph.value_info[:], made.functions[:]
     made.graph.node.extend(plan.chain.rest)  # so that their names stay theirs
+    made.graph.initializer.extend(_held_by_nodes(plan.chain.graph))
     return _StepWriter(made, plan, streams, integers).write()
+
+
+def _held_by_nodes(graph: Graph) -> Iterator[TensorProto]:
+    """What Constant nodes hold, as initializers."""
+    for node in graph.proto.node:
+        value = graph.constant(node.output[0]) if node.op_type == "Constant" else None
+        if value is not None:
+            yield numpy_helper.from_array(value, node.output[0])
 
 
 class _StepWriter:
@@ -97,6 +106,7 @@ class _StepWriter:
         self._integers = integers
         self._writer = Writer(Graph(model), plan.chain.dtype)
         self._modal = streams * plan.chain.modal
+        self._samples = self._writer.graph.fresh(SAMPLES)
         self._states: list[tuple[str, str, tuple[int, ...]]] = []
 
     def write(self) -> Step:
@@ -116,7 +126,7 @@ class _StepWriter:
         logits = next(output for output in graph.output if output.name == chain.output)
         size = [self._streams, *(d.dim_value for d in logits.type.tensor_type.shape.dim[1:])]
         shape = [self._streams, 1, self._plan.samples, chain.modal]
-        inputs = [helper.make_tensor_value_info(SAMPLES, element, shape)]
+        inputs = [helper.make_tensor_value_info(self._samples, element, shape)]
         outputs = [helper.make_tensor_value_info(chain.output, element, size)]
         for before, after, kept in self._states:
             inputs.append(helper.make_tensor_value_info(before, element, kept))
@@ -132,9 +142,9 @@ class _StepWriter:
 
     def _window(self) -> _Rows:
         """The samples, normalised, as rows of one plane."""
-        samples, source = self._plan.samples, SAMPLES
+        samples, source = self._plan.samples, self._samples
         if self._streams > 1:
-            source = self._writer.add("Transpose", [SAMPLES], "samples.beside", perm=[2, 1, 0, 3])
+            source = self._writer.add("Transpose", [source], "samples.beside", perm=[2, 1, 0, 3])
         wide = self._reshape(source, (samples, self._modal), "samples.columns")
         for one in self._chain.pointwise:  # before a layer there is one plane: a column is its channels
             operand = one.operand if one.operand is None or not one.operand.ndim else self._tiled(one.operand)[:, 0]
@@ -165,7 +175,7 @@ class _StepWriter:
         return _Rows(joined, len(held.state) + value.columns, value.width, value.maps)
 
     def _state(self, name: str, shape: tuple[int, int]) -> tuple[str, str]:
-        before, after = f"{name}.state", f"{name}.next"
+        before, after = (self._writer.graph.fresh(f"{name}.{which}") for which in ("state", "next"))
         self._states.append((before, after, shape))
         return before, after
 

@@ -161,7 +161,20 @@ class Writer:
             self.restore(output.name)
         read = {value for node in self._nodes for value in node.input} | {o.name for o in model.graph.output}
         kept = [t for t in (*model.graph.initializer, *self._constants) if t.name in read]
-        nodes = [*self._nodes]
+        nodes = _named_apart(self._nodes)
         del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(kept)
+
+
+def _named_apart(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Nodes no two of which have a name in common: what is written may be called like a node that was kept."""
+    taken = {""}
+    for node in nodes:
+        name, i = node.name, 0
+        while name and name in taken:
+            i += 1
+            name = f"{node.name}_{i}"
+        node.name = name
+        taken.add(name)
+    return list(nodes)

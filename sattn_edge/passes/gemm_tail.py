@@ -141,6 +141,8 @@ def mean_over(node: NodeProto, time: int) -> tuple[int, ...]:
         axes = tuple(sorted(axis % 4 for axis in attribute(node, "axes", [])))
         kept = attribute(node, "keepdims", 1) == 1 and len(node.input) == 1  # runtimes take any other number for 0
         return axes if kept and axes in ((2,), (2, 3)) else ()
+    if node.op_type != "AveragePool":
+        return ()
     plain = not any(attribute(node, "pads", [])) and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
     return (2,) if plain and list(attribute(node, "kernel_shape", [])) == [time, 1] else ()
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from sattn_edge.engine import EngineInfo, EngineOptions
-from sattn_edge.errors import UnavailableError
+from sattn_edge.errors import UnavailableError, UsageError
+from sattn_edge.incremental.lower_step import plans_of
 from sattn_edge.model_file import load_model_file
-from sattn_runtime import plan_build
+from sattn_runtime import plan_build, plans
 from sattn_runtime.build import BuildOptions, build
 from sattn_runtime.plans import choose_plan, counted
 from sattn_runtime.timing import CALLS
@@ -160,6 +161,41 @@ def test_counting_leaves_a_small_gain_to_a_measurement(model):
 def test_counting_sees_that_a_small_network_spends_its_time_on_nodes(tmp_path):
     path = save_model(tmp_path, window=WINDOW, modal=1, hop=HOP, widths=(2, 2))
     assert chosen(path)[0] == "full"
+
+
+def test_counting_sees_what_moving_long_sums_takes(model, monkeypatch):
+    monkeypatch.setattr(plans, "NODE_WORK", 0)
+    assert counted(load_model_file(model), EngineOptions(), HOP)[0] != "full"
+    monkeypatch.setattr(plans, "HISTORY_WORK", 10**9)
+    assert counted(load_model_file(model), EngineOptions(), HOP)[0] == "full"
+
+
+def test_a_stream_gets_no_large_states_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "NODE_WORK", 0)
+    path = save_model(tmp_path, window=512, modal=4, hop=8, widths=(64, 128))
+    kept = {name: plan.state_bytes for name, plan in plans_of(load_model_file(path).proto, 8).plans.items()}
+    assert kept["edges"] < kept["stateful"]
+    assert chosen(path, hop=8)[0] == "stateful"
+    monkeypatch.setattr(plans, "LARGEST_STATES", kept["stateful"] - 1)
+    assert chosen(path, hop=8)[0] == "edges"
+    monkeypatch.setattr(plans, "LARGEST_STATES", kept["edges"] - 1)
+    plan, reason = chosen(path, hop=8)
+    assert plan == "full"
+    assert reason.startswith("a stream's states would be ")
+    assert chosen(path, hop=8, asked="stateful")[0] == "stateful"
+
+
+def test_steps_nobody_asked_for_end_no_run(model, monkeypatch):
+    """A plan that can't be opened, such as one that an earlier version measured, leaves whole windows."""
+
+    def refuse(*_):
+        raise UsageError("plan 'edges'", "the network has none")
+
+    monkeypatch.setattr(plans, "counted", lambda *_: ("edges", "counted"))
+    monkeypatch.setattr(plans, "open_steps", refuse)
+    assert chosen(model) == ("full", "edges can't be run: plan 'edges': the network has none")
+    with pytest.raises(UsageError, match="the network has none"):
+        chosen(model, asked="edges")
 
 
 def test_other_backends_run_whole_windows(model):

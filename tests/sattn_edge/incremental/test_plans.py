@@ -107,3 +107,13 @@ def test_a_pool_that_drops_its_axis_by_an_odd_number_is_not_followed():
     next(a for a in pool.attribute if a.name == "keepdims").i = -4
     with pytest.raises(NotIncremental, match="ReduceMean is neither local in time nor the mean over all of it"):
         read_chain(model)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "LpPool"])
+def test_a_pool_over_all_of_time_that_is_no_mean_is_not_followed(op_type):
+    model = build(Network((Layer(3),), series=32, pool="AveragePool"))
+    pool = next(n for n in model.graph.node if n.op_type == "AveragePool")
+    read_chain(model)
+    pool.op_type = op_type
+    with pytest.raises(NotIncremental, match=f"{op_type} is neither local in time nor the mean over all of it"):
+        read_chain(model)

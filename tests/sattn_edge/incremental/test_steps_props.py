@@ -10,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from sattn_edge.incremental import Plan, plans_for, read_chain, step_graph, write_step
 from sattn_edge.incremental.plans import PLANS
@@ -81,6 +82,69 @@ def test_gates_of_every_kind(name, layer, bands, streams, monkeypatch):
     network = Network((layer, Layer(3)), series=64, modal=4, zero_scales=1)
     plan = plans_for(read_chain(build(network)), 8).plans[name]
     assert largest_difference(network, plan, streams=streams) <= EXACT
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("hop", [2, 4, 10])
+def test_columns_that_see_padding_alone(name, hop):
+    """They could be had before the signal begins, when no step is taken yet."""
+    network = Network((Layer(3, stride=1, pad=6), Layer(4, kernel=2, pad=4)), series=40, modal=2)
+    plan = plans_for(read_chain(build(network)), hop).plans[name]
+    assert largest_difference(network, plan) <= EXACT
+
+
+def with_numbers_in_nodes(model: onnx.ModelProto) -> None:
+    """A Clip whose bounds, and an addition to the logits whose operand, are Constant nodes."""
+    nodes = model.graph.node
+    relu = next(node for node in nodes if node.op_type == "Relu")
+    relu.op_type = "Clip"
+    relu.input.extend(["low", "high"])
+    nodes[-1].output[0] = "plain"
+    nodes.append(helper.make_node("Add", ["plain", "offset"], ["logits"], "add offset"))
+    for name, value in (("low", -0.5), ("high", 0.5), ("offset", 3.0)):
+        number = numpy_helper.from_array(np.array(value))
+        nodes.insert(0, helper.make_node("Constant", [], [name], f"make {name}", value=number))
+
+
+def with_numbers_computed(model: onnx.ModelProto) -> None:
+    """An addition to the logits whose operand is made by nodes of its own."""
+    nodes = model.graph.node
+    nodes[-1].output[0] = "plain"
+    nodes.append(helper.make_node("Add", ["plain", "offset"], ["logits"], "add offset"))
+    nodes.insert(0, helper.make_node("Exp", ["exponent"], ["offset"], "make offset"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0.5]), "exponent"))
+
+
+def with_names_of_ours(model: onnx.ModelProto) -> None:
+    """Nodes and a number that are called what a step calls its own."""
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.name = "sum"
+    relu.op_type = "Mul"
+    relu.input.append("samples")
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.7), "samples"))
+
+
+def without_names(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        node.name = ""
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "change",
+    [with_numbers_in_nodes, with_numbers_computed, with_names_of_ours, without_names],
+    ids=lambda c: c.__name__,
+)
+def test_graphs_written_in_other_ways(name, change, monkeypatch):
+    network = Network((Layer(3), Layer(4)), series=64, modal=2)
+    model = build(network)
+    change(model)
+    onnx.checker.check_model(model, full_check=True)
+    monkeypatch.setattr(f"{__name__}.build", lambda _: model)
+    step = write_step(model, plans_for(read_chain(model), 8).plans[name])
+    names = [node.name for node in step.model.graph.node if node.name]
+    assert len(set(names)) == len(names)  # or ONNX Runtime refuses it
+    assert largest_difference(network, step.plan) <= EXACT
 
 
 def test_a_column_too_few_is_seen():
