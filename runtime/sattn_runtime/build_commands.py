@@ -66,6 +66,8 @@ def _build(
     from sattn_edge.engine import BUILT, EngineOptions, check_backend
     from sattn_runtime.build import BuildOptions
 
+    if hop is not None and backend in BUILT:
+        raise UsageError("--hop", f"got --backend {backend}", "it is for onnxruntime, which runs incremental plans")
     check_backend(backend)
     given = {
         "--batch": batch,
@@ -81,8 +83,6 @@ def _build(
         here = BuildOptions(backend, EngineOptions(precision, threads, attention), retune, hop=hop)
         _build_here(model, here, json_output)
         return
-    if hop is not None:
-        raise UsageError("--hop", f"got --backend {backend}", "it is for onnxruntime, which runs incremental plans")
     from sattn_edge.engine_manifest import Request
     from sattn_runtime.tensorrt.build import BUDGET_POINTS, TensorRTBuild
 
