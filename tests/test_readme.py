@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_run_and_write_what_they_say(folder: Path) -> None:
-    assert len(_blocks("console")) == 8
+    assert len(_blocks("console")) == 9
     assert (folder / "har.onnx").is_file()
     assert (folder / "lowered.onnx").is_file()
     assert (folder / "decisions.jsonl").is_file()
