@@ -140,7 +140,7 @@ def test_the_node_that_is_not_local_in_time_is_named(cli, tmp_path):
     path.write_bytes(proto.SerializeToString())
     done = cli("sattn-inspect", path)
     assert done.code == 0
-    assert "incremental    none: over_time (Softmax): Softmax is neither local in time nor the mean" in done.out
+    assert "incremental    none: over_time (Softmax): Softmax is neither followed along time nor the mean" in done.out
     found = cli("sattn-inspect", path, "--json").json["incremental"]
     assert (found["node"], found["plans"], found["phases"]) == ("over_time (Softmax)", {}, None)
 

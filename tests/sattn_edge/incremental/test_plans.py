@@ -68,7 +68,7 @@ def test_what_is_global_in_time_is_named():
     model = build(Network((Layer(3), Layer(4)), series=32))
     node = next(n for n in model.graph.node if n.name == "relu0")
     node.CopyFrom(helper.make_node("Softmax", ["z0"], ["r0"], name="over_time", axis=2))
-    with pytest.raises(NotIncremental, match=r"over_time \(Softmax\): Softmax is neither local in time nor the mean"):
+    with pytest.raises(NotIncremental, match=r"over_time \(Softmax\): Softmax is neither followed along time nor the mean"):
         read_chain(model)
 
 
@@ -105,7 +105,7 @@ def test_a_pool_that_drops_its_axis_by_an_odd_number_is_not_followed():
     model = build(Network((Layer(3),), series=32))
     pool = next(n for n in model.graph.node if n.op_type == "ReduceMean")
     next(a for a in pool.attribute if a.name == "keepdims").i = -4
-    with pytest.raises(NotIncremental, match="ReduceMean is neither local in time nor the mean over all of it"):
+    with pytest.raises(NotIncremental, match="ReduceMean is neither followed along time nor the mean over all of it"):
         read_chain(model)
 
 
@@ -115,5 +115,5 @@ def test_a_pool_over_all_of_time_that_is_no_mean_is_not_followed(op_type):
     pool = next(n for n in model.graph.node if n.op_type == "AveragePool")
     read_chain(model)
     pool.op_type = op_type
-    with pytest.raises(NotIncremental, match=f"{op_type} is neither local in time nor the mean over all of it"):
+    with pytest.raises(NotIncremental, match=f"{op_type} is neither followed along time nor the mean over all of it"):
         read_chain(model)
