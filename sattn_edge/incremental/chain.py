@@ -282,7 +282,8 @@ class _Reader:
         time = self._graph.shapes[self._value][2]
         over = mean_over(node, time or 0)
         if not over:
-            raise NotIncremental(_label(node), f"{node.op_type} is neither followed along time nor the mean over all of it")
+            why = f"{node.op_type} is neither followed along time nor the mean over all of it"
+            raise NotIncremental(_label(node), why)
         self._value = node.output[0]
         return over
 
