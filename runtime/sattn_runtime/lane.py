@@ -111,7 +111,7 @@ class Lane:
         wanted, options = result.options, result.options.stream_options(self._patience_s)
         if shared.batch is not None:
             return BatchedStream(shared.batch, result.hop, options, shared.statistics, self.hand_over)
-        attention = wanted.tells_attention(result.engine)
+        attention = wanted.tells_attention(result.engine) and shared.steps is None  # steps make none
         return Stream(
             result.engine,
             result.hop,

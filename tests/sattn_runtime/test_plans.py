@@ -15,6 +15,8 @@ from sattn_edge.model_file import load_model_file
 from sattn_runtime import plan_build, plans
 from sattn_runtime.build import BuildOptions, build
 from sattn_runtime.plans import choose_plan, counted
+from sattn_runtime.run import RunOptions, run
+from sattn_runtime.stop import Stop
 from sattn_runtime.timing import CALLS
 from tests.helpers_calibration import calibrate_by_hand
 from tests.helpers_model import save_model
@@ -133,6 +135,14 @@ def test_attention_needs_whole_windows(cli, data, tmp_path):
     assert done.json["plan"]["kept"] == "full"
 
 
+def test_a_plan_that_was_asked_for_goes_before_attention_on_the_picture(data, tmp_path):
+    model = save_model(tmp_path, window=WINDOW, modal=MODAL, hop=HOP, widths=(16, 64), attention=True)
+    for asked, plan in (("edges", "edges"), ("auto", "full")):
+        options = RunOptions(str(model), f"replay:{data}", watch_attention=True, incremental=asked)
+        result = run(options, tell=lambda _: None, stop=Stop())
+        assert (result.plan, result.windows > 0) == (plan, True)
+
+
 # ------------------------------------------------------------------ choosing
 
 
@@ -191,7 +201,7 @@ def test_steps_nobody_asked_for_end_no_run(model, monkeypatch):
     def refuse(*_):
         raise UsageError("plan 'edges'", "the network has none")
 
-    monkeypatch.setattr(plans, "counted", lambda *_: ("edges", "counted"))
+    monkeypatch.setattr(plans, "_measured", lambda *_: ("edges", "measured"))
     monkeypatch.setattr(plans, "open_steps", refuse)
     assert chosen(model) == ("full", "edges can't be run: plan 'edges': the network has none")
     with pytest.raises(UsageError, match="the network has none"):
