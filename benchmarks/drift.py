@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sattn_edge.engine import EngineOptions, open_engine
 from sattn_edge.incremental.engine import open_steps
-from sattn_edge.incremental.plans import PLANS
 from sattn_edge.model_file import ModelFile, load_model_file
+from sattn_edge.plan_names import PLANS
 from sattn_runtime.incremental import Incremental
 from tests.helpers_model import save_model
 

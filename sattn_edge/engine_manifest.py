@@ -15,6 +15,7 @@ from sattn_edge._version import __version__
 from sattn_edge.calibration_table import Agreement
 from sattn_edge.cpu import architecture, cpu_features, cpu_name
 from sattn_edge.files import digest
+from sattn_edge.plan_names import WindowPlan
 
 if TYPE_CHECKING:
     from sattn_edge.model_file import ModelFile
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 VERSION = 2
 BEST = "best"
 Form = Literal["reference", "folded", "taps", "mean-conv", "composed", "gemm"]  # those of sattn_edge.lowering
-WindowPlan = Literal["full", "edges", "stateful"]  # those of sattn_edge.incremental, and none of them
-FULL: WindowPlan = "full"
 Memory = Literal["pageable", "pinned", "mapped"]
 
 

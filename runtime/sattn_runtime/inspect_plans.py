@@ -8,7 +8,8 @@ from onnx import ModelProto
 
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.lower_step import plans_of
-from sattn_edge.incremental.plans import PLANS, Plan, Plans
+from sattn_edge.incremental.plans import Plan, Plans
+from sattn_edge.plan_names import PLANS
 from sattn_edge.text import count, table
 
 

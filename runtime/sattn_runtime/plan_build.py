@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sattn_edge.engine import Engine, EngineOptions
-from sattn_edge.engine_manifest import FULL, IncrementalChoice, PlanTime, WindowPlan
+from sattn_edge.engine_manifest import IncrementalChoice, PlanTime
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import plans_of
 from sattn_edge.model_file import ModelFile
+from sattn_edge.plan_names import FULL, PLANS
 from sattn_runtime.choice import Times
 from sattn_runtime.incremental import Incremental
 from sattn_runtime.timing import WARM_UP, in_turns, timed
@@ -24,7 +25,6 @@ WITHIN = {"fp32": 1e-5, "int8": 1e-2}
 In FP32 two orders of the same sums differ by 1e-7 to 1e-6. In INT8 a value that two ways to round put on either side of
 a level moves what is behind it, and the whole window may run in another form: thousandths.
 """
-NAMES: tuple[WindowPlan, ...] = ("edges", "stateful")
 _JUDGED = 8  # golden windows: each takes a warm-up of its own
 
 
@@ -35,7 +35,7 @@ def measure_plans(model: ModelFile, engine: Engine, hop: int, rounds: int) -> In
         reason = str(found) if isinstance(found, NotIncremental) else next(iter(found.reasons.values()))
         return IncrementalChoice(hop, FULL, reason, (PlanTime(FULL),))
     options = EngineOptions(engine.info.precision, engine.info.threads)
-    opened = {name: open_steps(model, name, hop, engine.info.backend, options) for name in NAMES if name in found.plans}
+    opened = {name: open_steps(model, name, hop, engine.info.backend, options) for name in PLANS if name in found.plans}
     away = {name: difference(model, engine, steps, hop) for name, steps in opened.items()}
     allowed = WITHIN[engine.info.precision]
     accepted = [name for name in opened if away[name] <= allowed]
@@ -43,7 +43,7 @@ def measure_plans(model: ModelFile, engine: Engine, hop: int, rounds: int) -> In
     calls = [lambda: engine.infer(x), *(_stepping(opened[name], hop, x[0, 0]) for name in accepted)]
     times = _times(calls, rounds)
     rows = [PlanTime(FULL, round(times.median_us(0), 2))]
-    for name in NAMES:
+    for name in PLANS:
         differs = away[name] if name in away and math.isfinite(away[name]) else None
         if name in accepted:
             at = 1 + accepted.index(name)

@@ -15,16 +15,17 @@ from onnx import ModelProto
 
 from sattn_edge.calibration_table import placement_of
 from sattn_edge.engine import EngineInfo, EngineOptions
-from sattn_edge.engine_manifest import FULL, IncrementalChoice, subject_of
+from sattn_edge.engine_manifest import IncrementalChoice, subject_of
 from sattn_edge.engine_onnxruntime import BACKEND, VERSION, request_of
 from sattn_edge.engine_store import default_store
 from sattn_edge.errors import ModelFileError, UsageError, did_you_mean
 from sattn_edge.incremental.chain import NotIncremental
 from sattn_edge.incremental.engine import StepEngine, open_steps
-from sattn_edge.incremental.lower_step import lower_step, plans_of
-from sattn_edge.lowering import Target, lower
+from sattn_edge.incremental.lower_step import lower_plan, plans_of
+from sattn_edge.incremental.step_graph import Step
+from sattn_edge.lowering import Target, equalised, lower
+from sattn_edge.plan_names import AUTO, FULL, INCREMENTAL, OFF
 from sattn_edge.text import millions
-from sattn_runtime.plan_names import AUTO, INCREMENTAL, OFF
 
 if TYPE_CHECKING:
     from sattn_edge.model_file import ModelFile
@@ -73,11 +74,14 @@ def choose_plan(model: ModelFile, info: EngineInfo, attention: str, hop: int, as
         return Chosen(asked, "asked for", open_steps(model, asked, hop, info.backend, options))
     if info.backend != BACKEND:
         return Chosen(FULL, f"{info.backend} runs whole windows")
-    plan, reason = _measured(model, options, hop) or counted(model, options, hop)
+    measured = _measured(model, options, hop)
+    plan, reason, step = (*measured, None) if measured else _counted(model, options, hop)
     if plan == FULL:
         return Chosen(FULL, reason)
     try:
-        return Chosen(plan, reason, open_steps(model, plan, hop, BACKEND, options))
+        if step is None:
+            return Chosen(plan, reason, open_steps(model, plan, hop, BACKEND, options))
+        return Chosen(plan, reason, StepEngine(step, model.name, options.threads))
     except (ModelFileError, UsageError) as error:  # nobody asked for steps, and whole windows are always right
         return Chosen(FULL, f"{plan} can't be run: {error}")
 
@@ -93,31 +97,38 @@ def _measured(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, 
 
 def counted(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str]:
     """The plan with the least counted work, and why. Raises ModelFileError, DigestError as int8 does."""
-    found = plans_of(model.proto, hop)
+    plan, reason, _ = _counted(model, options, hop)
+    return plan, reason
+
+
+def _counted(model: ModelFile, options: EngineOptions, hop: int) -> tuple[str, str, Step | None]:
+    """The same with the plan's step, which had to be written to be counted."""
+    placement = placement_of(model, BACKEND) if options.precision == "int8" else None
+    target = Target("onnxruntime", None, options.precision, placement=placement)
+    source = equalised(model.proto, target)
+    found = plans_of(source, hop)
     if isinstance(found, NotIncremental):
-        return FULL, str(found)
+        return FULL, str(found), None
     if not found.plans:
-        return FULL, next(iter(found.reasons.values()))
+        return FULL, next(iter(found.reasons.values())), None
     plans = {name: plan for name, plan in found.plans.items() if plan.state_bytes <= LARGEST_STATES}
     if not plans:
         least = min(plan.state_bytes for plan in found.plans.values()) / 2**20
-        return FULL, f"a stream's states would be {least:,.0f} MiB, unasked for at most {LARGEST_STATES / 2**20:.0f}"
-    placement = placement_of(model, BACKEND) if options.precision == "int8" else None
-    target = Target("onnxruntime", None, options.precision, placement=placement)
+        most = LARGEST_STATES / 2**20
+        return FULL, f"a stream's states would be {least:,.0f} MiB, unasked for at most {most:.0f}", None
     each = INT8_WORK if options.precision == "int8" else 1.0
     whole = each * found.full_multiply_adds + NODE_WORK * _nodes(lower(model.proto, target).model)
+    steps = {name: lower_plan(source, plan, target) for name, plan in plans.items()}
     work = {
-        name: each * plan.multiply_adds
-        + HISTORY_WORK * plan.history_values
-        + NODE_WORK * _nodes(lower_step(model.proto, hop, name, target).model)
+        name: each * plan.multiply_adds + HISTORY_WORK * plan.history_values + NODE_WORK * _nodes(steps[name].model)
         for name, plan in plans.items()
     }
     best = min(work, key=lambda name: work[name])
     part = work[best] / whole
     if part > CLEARLY_LESS:
-        return FULL, f"counted: {best} would be {part:.2f} of a whole window's work; sattn-build measures it"
+        return FULL, f"counted: {best} would be {part:.2f} of a whole window's work; sattn-build measures it", None
     adds = millions(plans[best].multiply_adds)
-    return best, f"counted: {part:.2f} of a whole window's work ({adds} multiply-adds a window)"
+    return best, f"counted: {part:.2f} of a whole window's work ({adds} multiply-adds a window)", steps[best]
 
 
 def _nodes(model: ModelProto) -> int:

@@ -17,6 +17,7 @@ from sattn_edge.contract import Contract
 from sattn_edge.engine import Engine
 from sattn_edge.errors import RecordingError, UsageError
 from sattn_edge.model_file import ModelFile, load_model_file
+from sattn_edge.plan_names import AUTO, OFF, PLANS
 from sattn_runtime.batch import Batch, fastest_batch
 from sattn_runtime.fallback import check_fallback, open_or_fall_back
 from sattn_runtime.lane import Lane, Listener, Shared
@@ -25,7 +26,6 @@ from sattn_runtime.merged import MergedSources
 from sattn_runtime.monitor_limits import FEWEST_WINDOWS, enough_windows
 from sattn_runtime.observer import Observer
 from sattn_runtime.overload import QueuedSource, check_queue
-from sattn_runtime.plan_names import AUTO, OFF
 from sattn_runtime.realtime import Granted, Realtime
 from sattn_runtime.record import Recorder
 from sattn_runtime.resume import StoppedReadingError
@@ -200,12 +200,12 @@ def _plan(options: RunOptions, model: ModelFile, engine: Engine, hop: int) -> Ch
     from sattn_runtime.plans import choose_plan
 
     asked = options.incremental
-    if options.tells_attention(engine) and asked != OFF:
-        if asked != AUTO and options.journal_attention:
-            raise UsageError(
-                f"--incremental {asked}", "got --journal-attention", "whole windows alone give it", "leave one out"
-            )
-        asked = OFF if asked == AUTO else asked
+    if asked in PLANS and options.journal_attention:
+        raise UsageError(
+            f"--incremental {asked}", "got --journal-attention", "whole windows alone give it", "leave one out"
+        )
+    if asked == AUTO and options.tells_attention(engine):
+        asked = OFF
     return choose_plan(model, engine.info, options.engine.attention, hop, asked)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, Engine, EngineOptions
-from sattn_edge.engine_manifest import FULL
 from sattn_edge.errors import BudgetError
+from sattn_edge.plan_names import FULL
 from sattn_runtime.journal_file import JournalOptions
 from sattn_runtime.latency import Latency
 from sattn_runtime.overload import OLDEST

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto
 from sattn_edge.attention import DOMAIN
 from sattn_edge.graph import Graph, attribute
 from sattn_edge.passes.block import Array, Block, find_blocks, scale_and_shift, window_of
-from sattn_edge.passes.fold_batch_norm import SMALLEST
+from sattn_edge.passes.fold_batch_norm import divides
 from sattn_edge.passes.gemm_gate import why_no_gate
 from sattn_edge.passes.gemm_product import Linear, why_no_product
 from sattn_edge.passes.gemm_tail import BINARY, UNARY, mean_over
@@ -98,9 +98,7 @@ class Layer:
     @property
     def mean_is_column(self) -> bool:
         """Whether the gate's mean has to come with the product: it can't be taken of what some scale made too small."""
-        size = np.abs(self.scale)
-        small = size.min() == 0 or size.min() < SMALLEST * size.max()
-        return bool(small and self.linear.mean_weight is not None)
+        return self.linear.mean_weight is not None and not divides(self.scale)
 
     @property
     def handed_on(self) -> int:

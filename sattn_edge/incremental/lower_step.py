@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from sattn_edge.errors import UsageError
 from sattn_edge.incremental.chain import NotIncremental, read_chain
-from sattn_edge.incremental.plans import Plans, plans_for
+from sattn_edge.incremental.plans import Plan, Plans, plans_for
 from sattn_edge.incremental.quantize_states import QuantizeStates
 from sattn_edge.incremental.step_graph import Step, write_step
 from sattn_edge.lowering import Target, equalised, precision_passes
@@ -35,8 +35,13 @@ def lower_step(model: ModelProto, hop: int, plan: str, target: Target, streams: 
     if isinstance(found, NotIncremental) or plan not in found.plans:
         why = str(found) if isinstance(found, NotIncremental) else found.reasons.get(plan, "no such plan")
         raise UsageError(f"plan '{plan}'", "the network has none", why)
+    return lower_plan(source, found.plans[plan], target, streams)
+
+
+def lower_plan(source: ModelProto, plan: Plan, target: Target, streams: int = 1) -> Step:
+    """The step of a plan of an equalised source graph."""
     integers = () if target.placement is None else target.placement.chosen()
-    step = write_step(source, found.plans[plan], streams, integers)
+    step = write_step(source, plan, streams, integers)
     passes: list[Pass] = list(precision_passes(target))
     if target.backend == "onnxruntime" and target.precision == "int8":
         passes.append(QuantizeStates())

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sattn_edge.incremental.chain import Chain, Layer, Stencil
+from sattn_edge.incremental.chain import Chain, Stencil
 from sattn_edge.incremental.columns import ZERO, Column, Held, computed_in_a_step, hold, reads, soonest
 from sattn_edge.incremental.extents import Extent, LayerExtents, behind, extents
+from sattn_edge.plan_names import PLANS
 
 Places = tuple[tuple[int, ...], ...]
 
@@ -64,7 +65,8 @@ class Plan:
     """A plan. samples: what a step reads; advance: samples from one step of a phase to the next; columns: of a whole
     window's last map.
 
-    multiply_adds: of one step, which is one window. state_values: numbers kept from step to step, of one phase.
+    multiply_adds: of one step, which is one window. column_values: numbers of columns kept from step to step, of one
+    phase.
     """
 
     name: str
@@ -76,17 +78,17 @@ class Plan:
     stages: tuple[Stage, ...]
     sums: Sums
     multiply_adds: int
-    state_values: int
-
-    @property
-    def warm_up(self) -> int:
-        """Steps before the first window of a phase completes that its logits depend on."""
-        return self.sums.history if self.name == "edges" else -(-self.chain.series // self.advance)
+    column_values: int
 
     @property
     def history_values(self) -> int:
         """Numbers of the sums that are kept, of one phase."""
         return self.sums.history * len(self.sums.groups) * len(self.chain.head)
+
+    @property
+    def state_values(self) -> int:
+        """Numbers kept from step to step, of one phase."""
+        return self.column_values + self.history_values
 
     @property
     def state_bytes(self) -> int:
@@ -104,9 +106,6 @@ class Plans:
     full_multiply_adds: int
     plans: dict[str, Plan]
     reasons: dict[str, str]
-
-
-PLANS = ("edges", "stateful")
 
 
 def plans_for(chain: Chain, hop: int) -> Plans:
@@ -271,7 +270,6 @@ def _plan(name: str, chain: Chain, samples: int, advance: int, phases: int, stag
         for held, width in ((stage.source, before), (stage.mapped, layer.mapped))
         if held.kept
     )
-    kept += sums.history * len(sums.groups) * len(chain.head)
     work = _multiply_adds(chain, [len(stage.taps) for stage in stages]) + len(sums.groups) * chain.head.size
     columns = extents(chain)[1][-1].out.length
     return Plan(name, chain, samples, advance, phases, columns, tuple(stages), sums, work, kept)
@@ -283,8 +281,5 @@ def _widths_before(chain: Chain) -> list[int]:
 
 def _multiply_adds(chain: Chain, columns: list[int]) -> int:
     """Of the convolutions, for so many columns of each."""
-    return sum(count * chain.modal * _per_column(layer) for count, layer in zip(columns, chain.layers, strict=True))
-
-
-def _per_column(layer: Layer) -> int:
-    return int(layer.linear.weight.size)
+    rows = zip(columns, chain.layers, strict=True)
+    return sum(count * chain.modal * int(layer.linear.weight.size) for count, layer in rows)

@@ -125,11 +125,17 @@ def _can_divide(graph: Graph, node: NodeProto, value: str) -> bool:
     return node.op_type == "ReduceMean" and list(axes) in ([1], [-3]) and keep == 1
 
 
+def divides(k: Array) -> bool:
+    """Whether what was scaled by k [c] can be divided by it again: no |k| is too small beside the largest."""
+    size = np.abs(k)
+    return bool(size.min() > 0 and size.min() >= SMALLEST * size.max())
+
+
 def _too_small(k: Array) -> str:
+    if divides(k):
+        return ""
     size = np.abs(k)
     at = int(size.argmin())
-    if size[at] > 0 and size[at] >= SMALLEST * size.max():
-        return ""
     return (
         f"the gate reads the map and would be divided by the scale, which is {k[at]:.3g} for map {at} "
         f"and up to {size.max():.3g} for others"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sattn_edge.engine import BACKENDS, Engine, EngineOptions, check_backend, open_engine
 from sattn_edge.model_file import ModelFile, load_model_file
+from sattn_edge.plan_names import OFF
 from sattn_runtime.bench.compare import Plan, Planned, check_context, check_plan, compare
 from sattn_runtime.bench.context import gauges, read_context
 from sattn_runtime.bench.feed import load_samples
@@ -31,7 +32,6 @@ from sattn_runtime.bench.results import Bench, Cold, engine_row
 from sattn_runtime.bench.summary import Run, Setting, summarise
 from sattn_runtime.bench.tegrastats_meter import Meter, meter
 from sattn_runtime.doctor.tree import Tree
-from sattn_runtime.plan_names import OFF
 from sattn_runtime.stop import Stop
 
 if TYPE_CHECKING:

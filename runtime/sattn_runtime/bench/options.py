@@ -10,7 +10,7 @@ from typing import Literal
 from sattn_edge.contract import Contract
 from sattn_edge.engine import DEFAULT_BACKEND, DEFAULT_PRECISION
 from sattn_edge.errors import UsageError, did_you_mean
-from sattn_runtime.plan_names import INCREMENTAL, PLANS
+from sattn_edge.plan_names import INCREMENTAL, PLANS
 
 Mode = Literal["paced", "back-to-back"]
 MODES: tuple[Mode, ...] = ("paced", "back-to-back")

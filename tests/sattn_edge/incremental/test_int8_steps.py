@@ -15,9 +15,9 @@ from sattn_edge.engine_onnxruntime import run_graph
 from sattn_edge.graph import Graph
 from sattn_edge.incremental.engine import StepEngine, open_steps
 from sattn_edge.incremental.lower_step import lower_step
-from sattn_edge.incremental.plans import PLANS
 from sattn_edge.lowering import Target, lower
 from sattn_edge.model_file import ModelFile, load_model_file
+from sattn_edge.plan_names import PLANS
 from sattn_edge.recording import open_recordings
 from sattn_runtime.incremental import Incremental
 from tests.helpers_calibration import calibrate_by_hand, make_table

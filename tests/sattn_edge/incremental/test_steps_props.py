@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from sattn_edge.incremental import Plan, plans_for, read_chain, step_graph, write_step
-from sattn_edge.incremental.plans import PLANS
+from sattn_edge.plan_names import PLANS
 from tests.helpers_lowering import EXACT, Layer, Network, build, networks
 from tests.helpers_steps import evaluator, step_over
 

@@ -8,8 +8,8 @@ import pytest
 from sattn_edge.calibration_table import Agreement, LayerChoice, Placement
 from sattn_edge.errors import ModelFileError
 from sattn_edge.incremental.lower_step import lower_step
-from sattn_edge.incremental.plans import PLANS
 from sattn_edge.lowering import Target
+from sattn_edge.plan_names import PLANS
 from sattn_runtime.tensorrt.layers import EngineLayer
 from tests.helpers_lowering import Layer, Network, build
 from tests.sattn_runtime.tensorrt.helpers_engines import kernels
