@@ -17,17 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "calibration"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "runtime"))
 
 from benchmarks.incremental_others import Infer, others
-from sattn_calibration.collect import collect, main_products
-from sattn_calibration.recipe import Recipe, kitchen
-from sattn_edge.calibration_table import Placement
+from benchmarks.precision import placement_from
 from sattn_edge.engine_onnxruntime import session
 from sattn_edge.graph import Graph
 from sattn_edge.incremental import NotIncremental, Step
-from sattn_edge.incremental.engine import StepEngine
+from sattn_edge.incremental.engine import Phase, StepEngine, bind
 from sattn_edge.incremental.lower_step import lower_step, plans_of
 from sattn_edge.lowering import FORMS, Target, lower
 from sattn_runtime.incremental import Incremental
-from sattn_runtime.timing import WARM_UP, in_turns, timed
+from sattn_runtime.timing import time_calls
 from tests.helpers_lowering import Layer, Network, build, windows
 from tests.helpers_steps import step_over
 
@@ -72,7 +70,7 @@ class Bench:
         self.setting = setting
         network = Network(tuple(Layer(width) for width in WIDTHS), setting.window, setting.modal, _CLASSES)
         self.model = build(network, np.float32)
-        self.placement = _placement(self.model, windows(network, 4).astype(np.float32))
+        self.placement = placement_from(self.model, windows(network, 4).astype(np.float32))
         shape = (setting.window + _HOPS * setting.hop, setting.modal)
         self.signal = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         self.plain = whole(self.model)
@@ -181,39 +179,22 @@ def stepping(engine: StepEngine, hop: int) -> Infer:
 
 
 class Beside:
-    """Several streams in one step, each some samples further in the signal; states change places as in a Stepper."""
+    """Several streams in one step, each some samples further in the signal."""
 
     def __init__(self, step: Step, signal: NDArray[np.float32]) -> None:
-        self.run = session(step.model.SerializeToString(), "benchmark")
+        engine = StepEngine(step, "benchmark")
+        self.run = engine.session
         self.signals = np.stack([np.roll(signal, 1000 * i, axis=0) for i in range(step.streams)])
         self._samples = np.zeros((step.streams, 1, step.plan.samples, step.plan.chain.modal), np.float32)
-        self._logits = np.zeros((step.streams, _CLASSES), np.float32)
-        self._sets = [[state.begin.copy() for state in step.states] for _ in range(2)]
-        self._advance, self._at, self._begin = step.plan.advance, 0, 0
-        self._bindings = [self._bind(*self._sets), self._bind(*self._sets[::-1])]
+        self._phase = Phase(engine, self._samples, np.zeros((step.streams, _CLASSES), np.float32))
+        self._advance, self._begin = step.plan.advance, 0
 
     def step(self) -> None:
         """The next hop of every stream."""
         end = self._begin + self._samples.shape[2]
         self._samples[:, 0] = self.signals[:, self._begin : end]
-        self.run.run_with_iobinding(self._bindings[self._at])
-        self._at ^= 1
+        self._phase.step()
         self._begin = self._begin + self._advance if end + self._advance <= self.signals.shape[1] else 0
-
-    def _bind(self, before: list[NDArray[Any]], after: list[NDArray[Any]]) -> Any:
-        return bound(self.run, [self._samples, *before], [self._logits, *after])
-
-
-def bound(run: Any, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> Any:
-    """A binding of a session to arrays, which have to outlive it."""
-    binding = run.io_binding()
-    for rows, arrays, bind in (
-        (run.get_inputs(), inputs, binding.bind_input),
-        (run.get_outputs(), outputs, binding.bind_output),
-    ):
-        for row, array in zip(rows, arrays, strict=True):
-            bind(row.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-    return binding
 
 
 def whole(model: ModelProto) -> Infer:
@@ -255,21 +236,11 @@ def products(step: Step) -> Call:
     bare = helper.make_graph(nodes, "products", inputs, outputs, weights)
     opsets, version = step.model.opset_import, step.model.ir_version
     run = session(helper.make_model(bare, opset_imports=opsets, ir_version=version).SerializeToString(), "products")
-    binding = bound(run, [pair[0] for pair in arrays], [pair[1] for pair in arrays])
+    binding = bind(run, [pair[0] for pair in arrays], [pair[1] for pair in arrays])
     return lambda: (run.run_with_iobinding(binding), arrays)  # with the arrays, which have to live as long
 
 
 def medians(calls: Sequence[Call], rounds: int) -> NDArray[np.float64]:
     """The median of each, in ms."""
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-    times: NDArray[np.float64] = np.median(in_turns(len(calls), rounds, lambda i: timed(calls[i])), axis=(1, 2))
+    times: NDArray[np.float64] = np.median(time_calls(calls, rounds), axis=(1, 2))
     return times / 1e3
-
-
-def _placement(model: ModelProto, x: NDArray[np.float32]) -> Placement:
-    chosen = tuple(main_products(model))
-    values = list(dict.fromkeys(value for one in chosen for value in (one.input, one.output)))
-    found = kitchen(model, chosen, collect(model, values, x))
-    return found.placement("onnxruntime", dict.fromkeys(found.candidates(), Recipe()), {})

@@ -68,10 +68,15 @@ def measure(made: dict[str, ModelProto], x: NDArray[np.float32], rounds: int, th
 def random_network() -> tuple[ModelProto, Placement, NDArray[np.float32]]:
     """The reference network with random weights, INT8 choices from noise, and one window."""
     model, x = build(REFERENCE, np.float32), windows(REFERENCE, 16).astype(np.float32)
+    return model, placement_from(model, x), x[:1]
+
+
+def placement_from(model: ModelProto, x: NDArray[np.float32]) -> Placement:
+    """INT8 choices by the ranges that windows x [n, 1, series, modal] show; which they are changes no time."""
     products = tuple(main_products(model))
     values = list(dict.fromkeys(v for p in products for v in (p.input, p.output)))
     found = kitchen(model, products, collect(model, values, x))
-    return model, found.placement("onnxruntime", dict.fromkeys(found.candidates(), Recipe()), {}), x[:1]
+    return found.placement("onnxruntime", dict.fromkeys(found.candidates(), Recipe()), {})
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from sattn_edge.model_file import ModelFile
 from sattn_edge.plan_names import FULL, PLANS
 from sattn_runtime.choice import Times
 from sattn_runtime.incremental import Incremental
-from sattn_runtime.timing import WARM_UP, in_turns, timed
+from sattn_runtime.timing import time_calls
 
 WITHIN = {"fp32": 1e-5, "int8": 1e-2}
 """Largest difference to the whole window's logits, of the logit scale, by precision.
@@ -41,7 +41,7 @@ def measure_plans(model: ModelFile, engine: Engine, hop: int, rounds: int) -> In
     accepted = [name for name in opened if away[name] <= allowed]
     x = model.golden.x[:1]
     calls = [lambda: engine.infer(x), *(_stepping(opened[name], hop, x[0, 0]) for name in accepted)]
-    times = _times(calls, rounds)
+    times = Times(time_calls(calls, rounds))
     rows = [PlanTime(FULL, round(times.median_us(0), 2))]
     for name in PLANS:
         differs = away[name] if name in away and math.isfinite(away[name]) else None
@@ -55,13 +55,6 @@ def measure_plans(model: ModelFile, engine: Engine, hop: int, rounds: int) -> In
     kept = times.best(range(len(calls)), 0)
     reason = times.why(kept, 0, "the whole window", len(accepted))
     return IncrementalChoice(hop, [FULL, *accepted][kept], reason, tuple(rows))
-
-
-def _times(calls: Sequence[Callable[[], object]], rounds: int) -> Times:
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-    return Times(in_turns(len(calls), rounds, lambda i: timed(calls[i])))
 
 
 def difference(model: ModelFile, engine: Engine, steps: StepEngine, hop: int) -> float:

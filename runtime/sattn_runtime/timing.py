@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
@@ -20,10 +21,7 @@ def time_in_turns(engines: Sequence[Engine], window: NDArray[np.float32], rounds
 
     A turn begins with a call that is not counted: it finds what the engine before it left in the caches.
     """
-    for engine in engines:
-        for _ in range(WARM_UP):
-            engine.infer(window)
-    return in_turns(len(engines), rounds, lambda i: _turn(engines[i], window))
+    return time_calls([partial(engine.infer, window) for engine in engines], rounds)
 
 
 def in_turns(count: int, rounds: int, turn: Callable[[int], list[float]]) -> NDArray[np.float64]:
@@ -39,8 +37,12 @@ def in_turns(count: int, rounds: int, turn: Callable[[int], list[float]]) -> NDA
     return times
 
 
-def _turn(engine: Engine, window: NDArray[np.float32]) -> list[float]:
-    return timed(lambda: engine.infer(window))
+def time_calls(calls: Sequence[Callable[[], object]], rounds: int = ROUNDS) -> NDArray[np.float64]:
+    """Times calls beside each other, warm; returns us float64 [calls, rounds, CALLS]."""
+    for call in calls:
+        for _ in range(WARM_UP):
+            call()
+    return in_turns(len(calls), rounds, lambda i: timed(calls[i]))
 
 
 def timed(call: Callable[[], object]) -> list[float]:

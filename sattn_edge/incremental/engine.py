@@ -7,6 +7,7 @@ but the samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,6 @@ class StepEngine:
         self.plan, self.name = step.plan, name
         self.states = step.states
         self.session = session(step.model.SerializeToString(), name, threads)
-        self.inputs = [row.name for row in self.session.get_inputs()]
-        self.outputs = [row.name for row in self.session.get_outputs()]
         self.classes = int(self.session.get_outputs()[0].shape[1])
 
     def stepper(self) -> Stepper:
@@ -71,7 +70,8 @@ class Stepper:
         self._engine, self._plan = engine, plan
         self.samples: NDArray[np.float32] = np.zeros((plan.samples, plan.chain.modal), np.float32)
         self._logits: NDArray[np.float32] = np.zeros((1, engine.classes), np.float32)
-        self._phases = [_Phase(engine, self.samples, self._logits) for _ in range(plan.phases)]
+        window = self.samples[None, None]
+        self._phases = [Phase(engine, window, self._logits) for _ in range(plan.phases)]
 
     def step(self, phase: int) -> NDArray[np.float32]:
         """Takes `samples` [plan.samples, modal], which the caller has filled; logits [classes] of the window they end.
@@ -101,17 +101,24 @@ class Stepper:
                 array[...] = value
 
 
-class _Phase:
-    """Two sets of states, and a step from each into the other."""
+class Phase:
+    """Two sets of states, and a step from each into the other.
+
+    Args:
+        engine: whose step it is.
+        samples: float32 [streams, 1, plan.samples, modal], filled before each step.
+        logits: float32 [streams, classes], where they are written.
+    """
 
     def __init__(self, engine: StepEngine, samples: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
         self._engine = engine
         self._sets = [[state.begin.copy() for state in engine.states] for _ in range(2)]
         self._at = 0
-        # A binding keeps addresses, not arrays.
-        self._window = samples.reshape(1, 1, *samples.shape)
-        self._logits = logits
-        self._bindings = [self._bind(*self._sets), self._bind(*self._sets[::-1])]
+        self._outer = samples, logits  # a binding keeps addresses, not arrays
+        self._bindings = [
+            bind(engine.session, [samples, *before], [logits, *after])
+            for before, after in (self._sets, self._sets[::-1])
+        ]
 
     @property
     def states(self) -> list[NDArray[np.generic]]:
@@ -119,20 +126,26 @@ class _Phase:
         return self._sets[self._at]
 
     def begin(self) -> None:
+        """The next step is the first."""
         for array, state in zip(self.states, self._engine.states, strict=True):
             array[...] = state.begin
 
     def step(self) -> None:
+        """Takes the samples. Raises ModelFileError where ONNX Runtime can't run the graph."""
         try:
             self._engine.session.run_with_iobinding(self._bindings[self._at])
         except Exception as error:
             raise ModelFileError(self._engine.name, f"ONNX Runtime can't run the step ({error})") from error
         self._at ^= 1
 
-    def _bind(self, before: list[NDArray[np.generic]], after: list[NDArray[np.generic]]) -> Any:
-        binding = self._engine.session.io_binding()
-        for name, array in zip(self._engine.inputs, [self._window, *before], strict=True):
-            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, array in zip(self._engine.outputs, [self._logits, *after], strict=True):
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return binding
+
+def bind(session: Any, inputs: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> Any:
+    """A binding of a session to arrays in the order of its inputs and outputs, which have to outlive it."""
+    binding = session.io_binding()
+    for rows, arrays, add in (
+        (session.get_inputs(), inputs, binding.bind_input),
+        (session.get_outputs(), outputs, binding.bind_output),
+    ):
+        for row, array in zip(rows, arrays, strict=True):
+            add(row.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    return binding

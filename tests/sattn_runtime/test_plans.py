@@ -52,11 +52,11 @@ def times(monkeypatch: pytest.MonkeyPatch):
     """Sets what whole windows and the plans that were accepted take, in us."""
 
     def set_times(*took: float) -> None:
-        def in_turns(count, rounds, turn):
-            assert count == len(took)
+        def time_calls(calls, rounds):
+            assert len(calls) == len(took)
             return np.tile(np.array(took)[:, None, None], (1, rounds, CALLS))
 
-        monkeypatch.setattr(plan_build, "in_turns", in_turns)
+        monkeypatch.setattr(plan_build, "time_calls", time_calls)
 
     return set_times
 
