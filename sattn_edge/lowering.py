@@ -93,10 +93,7 @@ def lower(model: ModelProto, target: Target, stop_after: int | None = None) -> L
         ModelFileError: the choices are not of this graph.
     """
     check_target(target)
-    bare = ModelProto()
-    bare.CopyFrom(model)
-    bare.ClearField("metadata_props")  # golden windows and the like: a megabyte that no runtime needs
-    made, reports = run_passes(bare, pass_list(target), stop_after)
+    made, reports = run_passes(_bare(model), pass_list(target), stop_after)
     _check_equalised(reports)
     return Lowered(made, target, tuple(reports))
 
@@ -107,12 +104,17 @@ def equalised(model: ModelProto, target: Target) -> ModelProto:
     Raises:
         ModelFileError: the choices are not of this graph.
     """
+    made, reports = run_passes(_bare(model), _equalise(target))
+    _check_equalised(reports)
+    return made
+
+
+def _bare(model: ModelProto) -> ModelProto:
+    """A copy without golden windows and the like: a megabyte that no runtime needs."""
     bare = ModelProto()
     bare.CopyFrom(model)
     bare.ClearField("metadata_props")
-    made, reports = run_passes(bare, _equalise(target))
-    _check_equalised(reports)
-    return made
+    return bare
 
 
 def _equalise(target: Target) -> list[Pass]:
