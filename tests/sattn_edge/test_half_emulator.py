@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -46,6 +46,7 @@ def by_onnx_runtime(model: ModelProto, x: np.ndarray, *, optimise: bool = True) 
 
 
 @settings(max_examples=60)
+@example(seed=1056, size=1e-7)  # divides by 0
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1e-7, 1e-4, 1.0, 50.0]))
 def test_every_node_is_rounded_as_numpy_rounds(seed: int, size: float) -> None:
     """Bit for bit, subnormal numbers included; the sum inside the product is exact in float32 here."""
@@ -64,7 +65,7 @@ def test_every_node_is_rounded_as_numpy_rounds(seed: int, size: float) -> None:
         to_single("y"),
     ]
     run = emulate(model_of(nodes, a=a, b=b, c=c, w=w), x)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a c that is small becomes 0
         h = x.astype(np.float16)
         t = np.maximum((h * a + b) / c - h, 0)
         wanted = (t.astype(np.float64) @ w.astype(np.float64)).astype(np.float32).astype(np.float16)
